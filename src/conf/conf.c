@@ -1,0 +1,574 @@
+#include "conf/conf.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <libconfig.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/text.h"
+#include "base/logtarget.h"
+#include "conf/keys.h"
+#include "conf/source.h"
+
+#define WHERE_MAX 4200
+
+/* What one pass over the tree carries along. */
+struct pass {
+	const struct conf_source *source;
+	struct conf *conf;
+	struct conf_errors *errors;
+	bool log_target_set;
+};
+
+static const char *const section_names[KEY_SECTIONS] = {"", "log", "services"};
+
+const char *conf_default_path(void)
+{
+	return ECHOD_SYSCONFDIR "/echod.conf";
+}
+
+static void where_of(const struct pass *pass, const config_setting_t *setting, char *where)
+{
+	conf_source_where(pass->source, config_setting_source_line(setting), where, WHERE_MAX);
+}
+
+static void wrong(const struct pass *pass, const config_setting_t *setting, const char *text)
+{
+	char where[WHERE_MAX];
+
+	where_of(pass, setting, where);
+	conf_errors_add(pass->errors, where, "%s", text);
+}
+
+static void unknown(const struct pass *pass, const config_setting_t *setting, enum key_section section)
+{
+	const char *name = config_setting_name(setting);
+	const char *nearest = conf_key_nearest(section, name);
+	char text[512];
+
+	if (section == KEY_GLOBAL && nearest == NULL) {
+		unsigned best = TEXT_FAR;
+
+		for (int i = KEY_LOG; i < KEY_SECTIONS; i++)
+			if (text_is_nearer(name, section_names[i], &best))
+				nearest = section_names[i];
+	}
+	if (nearest != NULL)
+		snprintf(text, sizeof(text), "there is no setting '%.64s'%s; did you mean '%s'?", name,
+			 section == KEY_GLOBAL ? "" : " here", nearest);
+	else
+		snprintf(text, sizeof(text), "there is no setting '%.64s'%s", name,
+			 section == KEY_GLOBAL ? "" : " here");
+	wrong(pass, setting, text);
+}
+
+static const char *type_wanted(const struct conf_key *key)
+{
+	switch (key->type) {
+	case KEY_INTEGER:
+		return "a whole number";
+	case KEY_TIME:
+		return "a time: seconds, or a string with a unit such as \"500ms\", \"2m\"";
+	case KEY_SIZE:
+		return "a size: bytes, or a string with a unit such as \"64k\", \"1M\"";
+	case KEY_BOOLEAN:
+		return "true or false";
+	case KEY_LISTEN:
+		return "a list of strings, as in [ \"*:30333\" ]";
+	default:
+		return "a string in quotes";
+	}
+}
+
+static void set_listen(const struct pass *pass, const config_setting_t *setting,
+		       struct conf_service *service)
+{
+	struct error err = {0};
+	int n = config_setting_is_aggregate(setting) ? config_setting_length(setting) : 1;
+
+	conf_listen_clear(service);
+	for (int i = 0; i < n; i++) {
+		const config_setting_t *one = config_setting_is_aggregate(setting)
+						      ? config_setting_get_elem(setting, (unsigned)i)
+						      : setting;
+		const char *text = config_setting_get_string(one);
+
+		if (text == NULL)
+			wrong(pass, one, "listen must be a list of strings, as in [ \"*:30333\" ]");
+		else if (conf_listen_add(service, text, &err) < 0)
+			wrong(pass, one, err.text);
+	}
+	if (n == 0)
+		wrong(pass, setting, "listen is empty: the service could not be reached");
+}
+
+static void set_key(const struct pass *pass, const config_setting_t *setting,
+		    const struct conf_key *key, void *base)
+{
+	int type = config_setting_type(setting);
+	struct error err = {0};
+	int result = 0;
+
+	if (key->type == KEY_LISTEN && type != CONFIG_TYPE_GROUP) {
+		set_listen(pass, setting, base);
+	} else if (conf_key_is_number(key) && (type == CONFIG_TYPE_INT || type == CONFIG_TYPE_INT64)) {
+		result = conf_key_set_number(key, base, config_setting_get_int64(setting), &err);
+	} else if (key->type == KEY_TIME && type == CONFIG_TYPE_FLOAT) {
+		char text[64];
+
+		snprintf(text, sizeof(text), "%.3f", config_setting_get_float(setting));
+		result = conf_key_set_text(key, base, text, &err);
+	} else if (key->type == KEY_BOOLEAN && type == CONFIG_TYPE_BOOL) {
+		result = conf_key_set_text(key, base,
+					   config_setting_get_bool(setting) ? "true" : "false", &err);
+	} else if (type == CONFIG_TYPE_STRING && key->type != KEY_BOOLEAN && key->type != KEY_INTEGER) {
+		result = conf_key_set_text(key, base, config_setting_get_string(setting), &err);
+	} else {
+		error_set(&err, EXIT_CONFIG, "%s must be %s", key->name, type_wanted(key));
+		result = -1;
+	}
+	if (result < 0)
+		wrong(pass, setting, err.text);
+}
+
+static void read_group(struct pass *pass, const config_setting_t *group, enum key_section section,
+		       void *base)
+{
+	for (int i = 0; i < config_setting_length(group); i++) {
+		const config_setting_t *setting = config_setting_get_elem(group, (unsigned)i);
+		const struct conf_key *key = conf_key_find(section, config_setting_name(setting));
+
+		if (key == NULL) {
+			unknown(pass, setting, section);
+			continue;
+		}
+		set_key(pass, setting, key, base);
+		if (section == KEY_LOG && strcmp(key->name, "target") == 0)
+			pass->log_target_set = true;
+	}
+}
+
+static struct conf_service *add_service(struct conf *conf, const char *where)
+{
+	struct conf_service *services =
+		realloc(conf->services, (conf->service_count + 1) * sizeof(*services));
+	struct conf_service *service;
+
+	if (services == NULL)
+		return NULL;
+	conf->services = services;
+	service = &services[conf->service_count];
+	memset(service, 0, sizeof(*service));
+	service->where = strdup(where);
+	if (service->where == NULL || conf_keys_set_defaults(KEY_SERVICE, service) < 0) {
+		conf_keys_free(KEY_SERVICE, service);
+		free(service->where);
+		return NULL;
+	}
+	conf->service_count++;
+	return service;
+}
+
+static void read_services(struct pass *pass, const config_setting_t *list)
+{
+	if (!config_setting_is_list(list)) {
+		wrong(pass, list, "services must be a list of groups, as in ( { name = \"line\"; } )");
+		return;
+	}
+	for (int i = 0; i < config_setting_length(list); i++) {
+		const config_setting_t *group = config_setting_get_elem(list, (unsigned)i);
+		struct conf_service *service;
+		char where[WHERE_MAX];
+
+		if (!config_setting_is_group(group)) {
+			wrong(pass, group, "a service is a group, as in { name = \"line\"; }");
+			continue;
+		}
+		where_of(pass, group, where);
+		service = add_service(pass->conf, where);
+		if (service == NULL) {
+			wrong(pass, group, "no memory for the service");
+			continue;
+		}
+		read_group(pass, group, KEY_SERVICE, service);
+		if (service->name == NULL && config_setting_get_member(group, "name") == NULL)
+			wrong(pass, group, "the service has no name");
+		if (service->listen_count == 0 && config_setting_get_member(group, "listen") == NULL)
+			wrong(pass, group, "the service has no listen: say where it can be reached");
+	}
+	if (config_setting_length(list) == 0)
+		wrong(pass, list, "services is empty: there would be nothing to serve");
+}
+
+static void read_root(struct pass *pass, const config_setting_t *root)
+{
+	for (int i = 0; i < config_setting_length(root); i++) {
+		const config_setting_t *setting = config_setting_get_elem(root, (unsigned)i);
+		const char *name = config_setting_name(setting);
+		const struct conf_key *key = conf_key_find(KEY_GLOBAL, name);
+
+		if (strcmp(name, section_names[KEY_SERVICE]) == 0)
+			read_services(pass, setting);
+		else if (strcmp(name, section_names[KEY_LOG]) != 0 && key == NULL)
+			unknown(pass, setting, KEY_GLOBAL);
+		else if (key != NULL)
+			set_key(pass, setting, key, pass->conf);
+		else if (config_setting_is_group(setting))
+			read_group(pass, setting, KEY_LOG, &pass->conf->log);
+		else
+			wrong(pass, setting, "log must be a group, as in { level = \"info\"; }");
+		if (key != NULL && strcmp(name, "nice") == 0)
+			pass->conf->nice_set = true;
+	}
+}
+
+static void read_text(struct pass *pass)
+{
+	config_t tree;
+
+	config_init(&tree);
+	if (config_read_string(&tree, conf_source_text(pass->source)) == CONFIG_TRUE) {
+		read_root(pass, config_root_setting(&tree));
+	} else {
+		char where[WHERE_MAX];
+
+		conf_source_where(pass->source, (unsigned)config_error_line(&tree), where, sizeof(where));
+		conf_errors_add(pass->errors, where, "%s", config_error_text(&tree));
+	}
+	config_destroy(&tree);
+}
+
+/* ---- The command line goes over the file ---------------------------------------------------- */
+
+static struct conf_service *find_service(struct conf *conf, const char *name, size_t len)
+{
+	for (size_t i = 0; i < conf->service_count; i++) {
+		const char *known = conf->services[i].name;
+
+		if (known != NULL && strlen(known) == len && strncmp(known, name, len) == 0)
+			return &conf->services[i];
+	}
+	return NULL;
+}
+
+/* Splits "services.line.max_lines" into the struct that it means and the key's name. */
+static int override_target(struct pass *pass, const char *path, enum key_section *section, void **base,
+			   const char **name, struct error *err)
+{
+	const char *dot = strrchr(path, '.');
+
+	*section = KEY_GLOBAL;
+	*base = pass->conf;
+	*name = path;
+	if (dot == NULL)
+		return 0;
+	*name = dot + 1;
+	if (strncmp(path, "log.", 4) == 0 && path + 3 == dot) {
+		*section = KEY_LOG;
+		*base = &pass->conf->log;
+		return 0;
+	}
+	if (strncmp(path, "services.", 9) == 0 && dot > path + 9) {
+		*section = KEY_SERVICE;
+		*base = find_service(pass->conf, path + 9, (size_t)(dot - path - 9));
+		if (*base == NULL)
+			return error_set(err, EXIT_CONFIG, "there is no service '%.*s'",
+					 (int)(dot - path - 9), path + 9);
+		return 0;
+	}
+	return error_set(err, EXIT_CONFIG,
+			 "write a setting as key, log.key or services.NAME.key, not '%s'", path);
+}
+
+static void apply_override(struct pass *pass, const struct conf_override *override)
+{
+	enum key_section section;
+	struct error err = {0};
+	const struct conf_key *key = NULL;
+	const char *name;
+	void *base;
+	int result = override_target(pass, override->key, &section, &base, &name, &err);
+
+	if (result == 0) {
+		key = conf_key_find(section, name);
+		if (key == NULL) {
+			const char *nearest = conf_key_nearest(section, name);
+
+			result = error_set(&err, EXIT_CONFIG, "there is no setting '%s'%s%s%s", name,
+					   nearest ? "; did you mean '" : "", nearest ? nearest : "",
+					   nearest ? "'?" : "");
+		}
+	}
+	if (result == 0)
+		result = conf_key_set_text(key, base, override->value, &err);
+	if (result < 0) {
+		conf_errors_add(pass->errors, "command line", "%s", err.text);
+		return;
+	}
+	if (section == KEY_LOG && strcmp(name, "target") == 0)
+		pass->log_target_set = true;
+	if (section == KEY_GLOBAL && strcmp(name, "nice") == 0)
+		pass->conf->nice_set = true;
+}
+
+/* "127.0.0.1", "::1" or "host:port"; `port` for those without one. */
+static int listen_option(struct conf_service *service, const char *text, int port, struct error *err)
+{
+	char whole[ADDR_HOST_MAX + 16];
+	size_t len = strlen(text);
+	const char *colon = strchr(text, ':');
+	bool bare_v6 = colon != NULL && strchr(colon + 1, ':') != NULL && text[0] != '[' &&
+		       strncmp(text, "tcp:", 4) != 0;
+
+	if (len >= ADDR_HOST_MAX)
+		return error_set(err, EXIT_CONFIG, "the address '%s' is too long", text);
+	if (bare_v6)
+		snprintf(whole, sizeof(whole), "[%s]:%d", text, port);
+	else if (colon == NULL || (len > 0 && text[len - 1] == ']'))
+		snprintf(whole, sizeof(whole), "%s:%d", text, port);
+	else
+		snprintf(whole, sizeof(whole), "%s", text);
+	return conf_listen_add(service, whole, err);
+}
+
+/* Without services in the file, one line service serves; -p and -l are for it. */
+static void built_in_service(struct pass *pass, const struct conf_overrides *overrides)
+{
+	struct conf_service *service;
+	struct error err = {0};
+	int port = overrides->port != 0 ? overrides->port : CONF_DEFAULT_PORT;
+	int result = 0;
+
+	service = add_service(pass->conf, "the built-in service");
+	if (service == NULL || (service->name = strdup("line")) == NULL) {
+		conf_errors_add(pass->errors, "built-in service", "no memory");
+		return;
+	}
+	for (size_t i = 0; i < overrides->listen_count && result == 0; i++)
+		result = listen_option(service, overrides->listen[i], port, &err);
+	if (overrides->listen_count == 0)
+		result = listen_option(service, "*", port, &err);
+	if (result < 0)
+		conf_errors_add(pass->errors, "command line", "%s", err.text);
+}
+
+/* ---- What one setting cannot tell alone ----------------------------------------------------- */
+
+static void check_services(struct pass *pass)
+{
+	const struct conf *conf = pass->conf;
+
+	for (size_t i = 0; i < conf->service_count; i++) {
+		const struct conf_service *a = &conf->services[i];
+
+		for (size_t j = 0; j < i; j++)
+			if (a->name != NULL && conf->services[j].name != NULL &&
+			    strcmp(a->name, conf->services[j].name) == 0)
+				conf_errors_add(pass->errors, a->where,
+						"the service '%s' is already defined at %s", a->name,
+						conf->services[j].where);
+		for (size_t j = 0; j <= i; j++) {
+			const struct conf_service *b = &conf->services[j];
+
+			for (size_t k = 0; k < a->listen_count; k++)
+				for (size_t l = 0; l < (j == i ? k : b->listen_count); l++)
+					if (memcmp(&a->listen[k].endpoint.port,
+						   &b->listen[l].endpoint.port, sizeof(uint16_t)) == 0 &&
+					    strcmp(a->listen[k].endpoint.host,
+						   b->listen[l].endpoint.host) == 0)
+						conf_errors_add(pass->errors, a->where,
+								"the address '%s' is already used at %s",
+								a->listen[k].text, b->where);
+		}
+	}
+}
+
+static void check_accounts(struct pass *pass)
+{
+	const struct conf *conf = pass->conf;
+	const char *path = conf_source_path(pass->source);
+	const char *where = path != NULL ? path : "command line";
+	const struct passwd *user;
+
+	if (conf->user != NULL) {
+		errno = 0;
+		user = getpwnam(conf->user);
+		if (user == NULL)
+			conf_errors_add(pass->errors, where, "there is no user '%s'%s%s", conf->user,
+					errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
+		else if (user->pw_uid == 0)
+			conf_errors_add(pass->errors, where,
+					"workers must not run as root: choose another user than '%s'",
+					conf->user);
+	}
+	if (conf->group != NULL && getgrnam(conf->group) == NULL)
+		conf_errors_add(pass->errors, where, "there is no group '%s'", conf->group);
+}
+
+static void check_log(struct pass *pass, bool foreground)
+{
+	const char *target = pass->conf->log.target;
+	const char *path = conf_source_path(pass->source);
+	const char *where = path != NULL ? path : "command line";
+
+	if (strcmp(target, "stderr") == 0) {
+		if (!foreground)
+			conf_errors_add(pass->errors, where,
+					"log.target \"stderr\" needs the foreground (-F): a daemon has no "
+					"stderr");
+	} else if (strncmp(target, "file:", 5) == 0) {
+		if (target[5] != '/')
+			conf_errors_add(pass->errors, where,
+					"log.target \"%s\" must name an absolute path", target);
+	} else if (strcmp(target, "syslog") != 0) {
+		conf_errors_add(pass->errors, where,
+				"log.target \"%s\" is none of \"syslog\", \"stderr\", \"file:PATH\"",
+				target);
+	}
+}
+
+/* ---- Defaults that depend on who starts and where ------------------------------------------- */
+
+static char *default_pidfile(struct conf_errors *errors)
+{
+	const char *dir = getenv("XDG_RUNTIME_DIR");
+	char *path = NULL;
+
+	if (geteuid() == 0) {
+		path = strdup(ECHOD_RUNDIR "/echod.pid");
+	} else if (dir != NULL && dir[0] == '/' && access(dir, W_OK) == 0) {
+		if (asprintf(&path, "%s/echod.pid", dir) < 0)
+			path = NULL;
+	} else {
+		if (asprintf(&path, "/run/user/%u/echod.pid", (unsigned)geteuid()) < 0)
+			return NULL;
+		*strrchr(path, '/') = '\0';
+		if (access(path, W_OK) == 0)
+			path[strlen(path)] = '/';
+		else
+			conf_errors_add(errors, "pidfile",
+					"there is no run directory for this user (XDG_RUNTIME_DIR, %s); "
+					"name a pidfile with -P FILE",
+					path);
+	}
+	return path;
+}
+
+static char *default_control(const char *pidfile)
+{
+	size_t len = strlen(pidfile);
+	char *path;
+
+	if (len > 4 && strcmp(pidfile + len - 4, ".pid") == 0)
+		len -= 4;
+	return asprintf(&path, "%.*s.sock", (int)len, pidfile) < 0 ? NULL : path;
+}
+
+static void fill_paths(struct pass *pass)
+{
+	struct conf *conf = pass->conf;
+
+	if (conf->pidfile == NULL)
+		conf->pidfile = default_pidfile(pass->errors);
+	if (conf->pidfile != NULL && conf->control == NULL)
+		conf->control = default_control(conf->pidfile);
+	if (conf->pidfile == NULL || conf->control == NULL)
+		conf_errors_add(pass->errors, "pidfile", "no memory");
+	else if (strlen(conf->control) > 107) /* sun_path, unix(7) */
+		conf_errors_add(pass->errors, "control",
+				"the path of the control socket is longer than 107 bytes: %s",
+				conf->control);
+	else if (strcmp(conf->control, conf->pidfile) == 0)
+		conf_errors_add(pass->errors, "control", "pidfile and control must differ");
+}
+
+struct conf *conf_parse(const struct conf_source *source, const struct conf_overrides *overrides,
+			struct conf_errors *errors)
+{
+	struct conf *conf = calloc(1, sizeof(*conf));
+	struct pass pass = {source, conf, errors, false};
+
+	if (conf == NULL || conf_keys_set_defaults(KEY_GLOBAL, conf) < 0 ||
+	    conf_keys_set_defaults(KEY_LOG, &conf->log) < 0) {
+		conf_errors_add(errors, "configuration", "no memory");
+		conf_free(conf);
+		return NULL;
+	}
+	read_text(&pass);
+	if (conf->service_count > 0 && (overrides->port != 0 || overrides->listen_count > 0))
+		conf_errors_add(errors, "command line",
+				"-p and -l are for the built-in service, but %s defines services: change "
+				"their listen there",
+				conf_source_path(source));
+	if (conf->service_count == 0)
+		built_in_service(&pass, overrides);
+	for (size_t i = 0; i < overrides->setting_count; i++)
+		apply_override(&pass, &overrides->settings[i]);
+	if (overrides->foreground && !pass.log_target_set) {
+		free(conf->log.target);
+		conf->log.target = strdup("stderr");
+		if (conf->log.target == NULL) {
+			conf_errors_add(errors, "configuration", "no memory");
+			conf_free(conf);
+			return NULL;
+		}
+	}
+	fill_paths(&pass);
+	check_services(&pass);
+	check_accounts(&pass);
+	check_log(&pass, overrides->foreground);
+	return conf;
+}
+
+void conf_free(struct conf *conf)
+{
+	if (conf == NULL)
+		return;
+	for (size_t i = 0; i < conf->service_count; i++) {
+		conf_keys_free(KEY_SERVICE, &conf->services[i]);
+		free(conf->services[i].where);
+	}
+	free(conf->services);
+	conf_keys_free(KEY_LOG, &conf->log);
+	conf_keys_free(KEY_GLOBAL, conf);
+	free(conf);
+}
+
+static void print_key(FILE *out, const struct conf_key *key, const char *indent)
+{
+	bool quoted = !conf_key_is_number(key) && key->type != KEY_BOOLEAN;
+	int64_t plain;
+
+	fprintf(out, "%s# %s\n", indent, key->sentence);
+	if (key->initial == NULL) {
+		fprintf(out, "%s# %s: %s\n", indent, key->name, key->initial_said);
+		return;
+	}
+	/* A time or size with a unit is a string in the file. */
+	if (conf_key_is_number(key) && text_parse_int(key->initial, &plain) < 0)
+		quoted = true;
+	fprintf(out, quoted ? "%s%s = \"%s\";\n" : "%s%s = %s;\n", indent, key->name, key->initial);
+}
+
+void conf_print_defaults(FILE *out)
+{
+	for (int section = KEY_GLOBAL; section < KEY_SECTIONS; section++) {
+		const char *indent = section == KEY_GLOBAL ? "" : "    ";
+
+		if (section == KEY_LOG)
+			fprintf(out, "log = {\n");
+		if (section == KEY_SERVICE)
+			fprintf(out, "services = ( {\n");
+		for (size_t i = 0; i < conf_key_count; i++)
+			if ((int)conf_keys[i].section == section)
+				print_key(out, &conf_keys[i], indent);
+		if (section == KEY_LOG)
+			fprintf(out, "};\n");
+		if (section == KEY_SERVICE)
+			fprintf(out, "} );\n");
+	}
+}

@@ -1,0 +1,120 @@
+/* Accepting connections. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "net/server_private.h"
+
+/*
+ * Without descriptors or memory the connection stays in the queue, and the socket stays readable: asking
+ * again at once would burn the processor (1.5 million errors in 2 s were seen). So nobody asks for a while.
+ */
+static void pause_accepting(struct server *server, int error)
+{
+	struct timeval tv = {0, SERVER_PAUSE_MS * 1000};
+	int64_t now = clock_ms();
+
+	for (struct listener *l = server->listeners; l != NULL; l = l->next)
+		event_del(&l->event);
+	evtimer_add(server->resume, &tv);
+	counter_add(&server->counters->accept_pauses, 1);
+	if (now - server->pause_said >= 1000) {
+		server->pause_said = now;
+		log_warning("cannot accept a connection: %s; new ones wait %d ms", strerror(error),
+			    SERVER_PAUSE_MS);
+	}
+}
+
+static void on_resume(evutil_socket_t fd, short what, void *arg)
+{
+	struct server *server = arg;
+
+	(void)fd;
+	(void)what;
+	for (struct listener *l = server->listeners; l != NULL; l = l->next)
+		event_add(&l->event, NULL);
+}
+
+/* Returns 1 after a connection, 0 when the queue is empty, -1 when accepting has to pause. */
+static int accept_one(struct listener *listener)
+{
+	struct sockaddr_storage peer;
+	socklen_t len = sizeof(peer);
+	int fd = accept4(listener->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+	if (fd >= 0) {
+		conn_start(listener->server, fd, (struct sockaddr *)&peer, len);
+		return 1;
+	}
+	switch (errno) {
+	case EAGAIN:
+		return 0;
+	case EMFILE:
+	case ENFILE:
+	case ENOBUFS:
+	case ENOMEM:
+		return -1;
+	default:
+		/* The client has gone, or its network has (accept(2), "Error handling"): the next one. */
+		return 1;
+	}
+}
+
+static void on_acceptable(evutil_socket_t fd, short what, void *arg)
+{
+	struct listener *listener = arg;
+
+	(void)fd;
+	(void)what;
+	/* Bounded, so that a flood of new clients does not starve those that are served. */
+	for (int i = 0; i < SERVER_ACCEPTS_TURN; i++) {
+		int result = accept_one(listener);
+
+		if (result < 0)
+			pause_accepting(listener->server, errno);
+		if (result <= 0)
+			return;
+	}
+}
+
+int server_listen(struct server *server, int fd, struct error *err)
+{
+	struct listener *listener = calloc(1, sizeof(*listener));
+
+	if (server->resume == NULL)
+		server->resume = evtimer_new(server->base, on_resume, server);
+	if (listener == NULL || server->resume == NULL ||
+	    event_assign(&listener->event, server->base, fd, EV_READ | EV_PERSIST, on_acceptable,
+			 listener) < 0 ||
+	    event_add(&listener->event, NULL) < 0) {
+		free(listener);
+		return error_set(err, EXIT_FAILED, "cannot watch a listening socket");
+	}
+	listener->fd = fd;
+	listener->server = server;
+	listener->next = server->listeners;
+	server->listeners = listener;
+	return 0;
+}
+
+void server_stop_accepting(struct server *server, bool empty_queue)
+{
+	struct listener *listener;
+
+	if (server->resume != NULL)
+		evtimer_del(server->resume);
+	while ((listener = server->listeners) != NULL) {
+		server->listeners = listener->next;
+		/* Before close: epoll keeps a socket that another process still holds. */
+		event_del(&listener->event);
+		while (empty_queue && accept_one(listener) > 0)
+			;
+		close(listener->fd);
+		free(listener);
+	}
+	server_check_idle(server);
+}

@@ -1,0 +1,8 @@
+/* The environment of the daemon: a short list of names, nothing else of the launcher's. */
+#ifndef ECHOD_OS_ENVIRONMENT_H
+#define ECHOD_OS_ENVIRONMENT_H
+
+/* Drop every variable that is not on the list; without a PATH, a sane one is set. */
+void environment_clean(void);
+
+#endif

@@ -1,0 +1,115 @@
+#include "os/privileges.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* getpwnam with a sentence: a missing user and a broken user database are different things. */
+static const struct passwd *find_user(const char *name, struct error *err)
+{
+	const struct passwd *user;
+
+	errno = 0;
+	user = getpwnam(name);
+	if (user == NULL && errno != 0 && errno != ENOENT)
+		error_errno(err, "cannot look up the user '%s'", name);
+	else if (user == NULL)
+		error_set(err, EXIT_CONFIG, "there is no user '%s'", name);
+	return user;
+}
+
+static int stay(struct privileges *privileges, const char *user, struct error *err)
+{
+	const struct passwd *self = getpwuid(geteuid());
+
+	privileges->change = false;
+	privileges->uid = geteuid();
+	privileges->gid = getegid();
+	snprintf(privileges->user, sizeof(privileges->user), "%s", self != NULL ? self->pw_name : "self");
+	if (user != NULL && (self == NULL || strcmp(user, self->pw_name) != 0))
+		return error_set(err, EXIT_PERMISSION,
+				 "only root can run workers as the user '%s'; leave out 'user' or start as "
+				 "root",
+				 user);
+	return 0;
+}
+
+int privileges_resolve(struct privileges *privileges, const char *user, const char *group,
+		       struct error *err)
+{
+	const struct passwd *found;
+
+	if (geteuid() != 0)
+		return stay(privileges, user, err);
+	found = user != NULL ? find_user(user, err) : getpwnam("echod");
+	if (found == NULL && user == NULL)
+		found = find_user("nobody", err);
+	if (found == NULL)
+		return error_prefix(err, "workers need an ordinary user to run as: ");
+	privileges->change = true;
+	privileges->uid = found->pw_uid;
+	privileges->gid = found->pw_gid;
+	snprintf(privileges->user, sizeof(privileges->user), "%s", found->pw_name);
+	if (group != NULL) {
+		const struct group *named = getgrnam(group);
+
+		if (named == NULL)
+			return error_set(err, EXIT_CONFIG, "there is no group '%s'", group);
+		privileges->gid = named->gr_gid;
+	}
+	if (privileges->uid == 0)
+		return error_set(err, EXIT_CONFIG, "workers must not run as root: choose another user");
+	return 0;
+}
+
+static int change_user(const struct privileges *privileges, struct error *err)
+{
+	/* Groups first: without root they can no longer be changed. */
+	if (setgroups(0, NULL) < 0)
+		return error_errno(err, "cannot drop the supplementary groups");
+	if (setresgid(privileges->gid, privileges->gid, privileges->gid) < 0)
+		return error_errno(err, "cannot change the group to %u", (unsigned)privileges->gid);
+	if (setresuid(privileges->uid, privileges->uid, privileges->uid) < 0)
+		return error_errno(err, "cannot change the user to %s", privileges->user);
+	return 0;
+}
+
+static int prove(const struct privileges *privileges, struct error *err)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2] = {{0, 0, 0}, {0, 0, 0}};
+	uid_t real, effective, saved;
+	gid_t greal, geffective, gsaved;
+
+	if (setuid(0) == 0 || seteuid(0) == 0 || setresuid(-1, 0, -1) == 0)
+		return error_set(err, EXIT_FAILED, "the worker could become root again");
+	if (privileges->gid != 0 && (setgid(0) == 0 || setegid(0) == 0))
+		return error_set(err, EXIT_FAILED, "the worker could get root's group again");
+	if (getresuid(&real, &effective, &saved) < 0 || getresgid(&greal, &geffective, &gsaved) < 0)
+		return error_errno(err, "cannot see the worker's own user");
+	if (real != privileges->uid || effective != real || saved != real || greal != privileges->gid ||
+	    geffective != greal || gsaved != greal)
+		return error_set(err, EXIT_FAILED, "the worker did not become user %s whole",
+				 privileges->user);
+	if (syscall(SYS_capget, &header, data) < 0)
+		return error_errno(err, "cannot see the worker's capabilities");
+	if (data[0].permitted | data[0].effective | data[1].permitted | data[1].effective)
+		return error_set(err, EXIT_FAILED, "the worker kept capabilities of root");
+	return 0;
+}
+
+int privileges_drop(const struct privileges *privileges, struct error *err)
+{
+	if (privileges->change && (change_user(privileges, err) < 0 || prove(privileges, err) < 0))
+		return -1;
+	/* No setuid program, ever: nothing that a worker could execute gives rights back. */
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return error_errno(err, "cannot set no_new_privs");
+	return 0;
+}
