@@ -1,1 +1,66 @@
-int main(void){return 0;}
+/* echod: a network echo server daemon. main() picks the verb; src/cli/ has one file for each. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/text.h"
+#include "cli/cli.h"
+#include "os/fds.h"
+#include "run/supervisor.h"
+
+#include "config.h"
+
+/* A restart in place has executed us: the former image left a descriptor behind. -1: it is a first start. */
+static int take_handover(void)
+{
+	const char *text = getenv(HANDOVER_VARIABLE);
+	int64_t fd = -1;
+
+	if (text != NULL && (text_parse_int(text, &fd) < 0 || fd <= 2 || fd > 1 << 30))
+		fd = -1;
+	unsetenv(HANDOVER_VARIABLE);
+	return (int)fd;
+}
+
+static int usage_error(const struct error *err)
+{
+	int code = cli_fail(err);
+
+	if (code == EXIT_USAGE)
+		fprintf(stderr, "Try 'echod --help'.\n");
+	return code;
+}
+
+static int run(const struct options *options, int handover)
+{
+	if (options->help) {
+		options_usage(stdout);
+		return EXIT_DONE;
+	}
+	if (options->version) {
+		printf("echod %s\n", PACKAGE_VERSION);
+		return EXIT_DONE;
+	}
+	if (handover >= 0 && options->command == &command_start)
+		return supervisor_resume(&options->launch, handover);
+	return options->command->run(options);
+}
+
+int main(int argc, char **argv)
+{
+	struct options options;
+	struct error err = {0};
+	int handover, code;
+
+	if (fds_secure_standard() < 0)
+		return EXIT_FAILED; /* and nobody to tell */
+	handover = take_handover();
+	if (options_parse(&options, argc, argv, &err) < 0)
+		code = usage_error(&err);
+	else
+		code = run(&options, handover);
+	options_free(&options);
+	/* Rule 7: nothing may be lost in a buffer, a full disk behind stdout for instance. */
+	if (fflush(stdout) != 0 && code == EXIT_DONE)
+		code = EXIT_FAILED;
+	return code;
+}

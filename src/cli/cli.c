@@ -1,0 +1,112 @@
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int cli_fail(const struct error *err)
+{
+	fprintf(stderr, "echod: %s\n", err->text);
+	return err->code;
+}
+
+/* The file that is read: the named one, else the default one if it is there. */
+static const char *config_path(const struct options *options)
+{
+	if (options->launch.config != NULL)
+		return options->launch.config;
+	/* A file that is there and cannot be looked at is reported when it is read. */
+	return access(conf_default_path(), F_OK) == 0 || errno != ENOENT ? conf_default_path() : NULL;
+}
+
+static void load(const struct options *options, struct conf_source **source, struct conf **conf,
+		 struct conf_errors *errors)
+{
+	*conf = NULL;
+	*source = conf_source_load(config_path(options), errors);
+	if (*source != NULL)
+		*conf = conf_parse(*source, &options->launch.overrides, errors);
+}
+
+int cli_load(const struct options *options, struct conf_source **source, struct conf **conf)
+{
+	struct conf_errors errors = {0};
+	int code = EXIT_DONE;
+
+	load(options, source, conf, &errors);
+	for (size_t i = 0; i < errors.count; i++)
+		fprintf(stderr, "echod: %s\n", errors.lines[i]);
+	if (errors.count > 0 || *conf == NULL) {
+		code = errors.unreadable ? EXIT_PERMISSION : EXIT_CONFIG;
+		conf_source_free(*source);
+		conf_free(*conf);
+		*source = NULL;
+		*conf = NULL;
+	}
+	conf_errors_free(&errors);
+	return code;
+}
+
+/* A file that cannot be read, or not understood, must not keep anybody from stopping the daemon. */
+static struct conf *load_for_pidfile(const struct options *options, struct error *err)
+{
+	struct conf_errors errors = {0};
+	struct conf_source *source;
+	struct conf *conf;
+
+	load(options, &source, &conf, &errors);
+	if (conf == NULL) {
+		struct options without = *options;
+
+		without.launch.config = NULL;
+		source = conf_source_load(NULL, &errors);
+		conf = source == NULL ? NULL : conf_parse(source, &without.launch.overrides, &errors);
+	}
+	if (conf == NULL || conf->pidfile == NULL)
+		error_set(err, EXIT_CONFIG, "%s", errors.count > 0 ? errors.lines[0] : "no memory");
+	else if (errors.count > 0)
+		fprintf(stderr, "echod: %s\nechod: going on with the pidfile %s\n", errors.lines[0],
+			conf->pidfile);
+	conf_source_free(source);
+	conf_errors_free(&errors);
+	if (conf != NULL && conf->pidfile == NULL) {
+		conf_free(conf);
+		conf = NULL;
+	}
+	return conf;
+}
+
+int target_look(const struct options *options, struct target *target, struct error *err)
+{
+	target->holder = (struct pidfile_holder){0, -1, false};
+	target->conf = load_for_pidfile(options, err);
+	if (target->conf == NULL)
+		return -1;
+	return pidfile_find(target->conf->pidfile, &target->holder, err);
+}
+
+int target_find(const struct options *options, struct target *target)
+{
+	struct error err = {0};
+
+	if (target_look(options, target, &err) < 0)
+		return cli_fail(&err);
+	if (target->holder.pid > 0)
+		return EXIT_DONE;
+	if (target->holder.file_exists)
+		error_set(&err, EXIT_NOT_RUNNING,
+			  "not running (the pidfile %s was left behind by a daemon that died)",
+			  target->conf->pidfile);
+	else
+		error_set(&err, EXIT_NOT_RUNNING, "not running (no pidfile %s)", target->conf->pidfile);
+	return cli_fail(&err);
+}
+
+void target_free(struct target *target)
+{
+	pidfile_holder_close(&target->holder);
+	conf_free(target->conf);
+	target->conf = NULL;
+}

@@ -1,0 +1,316 @@
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/io.h"
+#include "base/text.h"
+#include "cli/cli.h"
+#include "os/self.h"
+
+const struct command *const commands[] = {
+	&command_start,	 &command_check,  &command_stop, &command_restart,
+	&command_reload, &command_status, NULL,
+};
+
+enum { OPTION_JSON = 256, OPTION_DEFAULTS, OPTION_ACCEPT_HANDOVER };
+
+static const struct option long_options[] = {
+	{"config", required_argument, NULL, 'f'},
+	{"foreground", no_argument, NULL, 'F'},
+	{"port", required_argument, NULL, 'p'},
+	{"listen", required_argument, NULL, 'l'},
+	{"pidfile", required_argument, NULL, 'P'},
+	{"set", required_argument, NULL, 'o'},
+	{"verbose", no_argument, NULL, 'v'},
+	{"quiet", no_argument, NULL, 'q'},
+	{"json", no_argument, NULL, OPTION_JSON},
+	{"timeout", required_argument, NULL, 'T'},
+	{"defaults", no_argument, NULL, OPTION_DEFAULTS},
+	{"accept-handover", required_argument, NULL, OPTION_ACCEPT_HANDOVER},
+	{"version", no_argument, NULL, 'V'},
+	{"help", no_argument, NULL, 'h'},
+	{NULL, 0, NULL, 0},
+};
+
+#define SHORT_OPTIONS ":f:Fp:l:P:o:vqT:Vh"
+
+void options_usage(FILE *out)
+{
+	fputs("Usage: echod [options] [verb]\n"
+	      "\n"
+	      "Without a verb, echod starts. Verbs:\n",
+	      out);
+	for (const struct command *const *command = commands; *command != NULL; command++)
+		fprintf(out, "  %-9s %s\n", (*command)->name, (*command)->summary);
+	fputs("\n"
+	      "Options, before or behind the verb:\n"
+	      "  -f, --config FILE     read FILE instead of the default configuration file\n"
+	      "  -F, --foreground      stay in the foreground, log to stderr\n"
+	      "  -p, --port N          port of the built-in service (default: 30333)\n"
+	      "  -l, --listen ADDR     address of the built-in service; may be given again\n"
+	      "  -P, --pidfile FILE    the pidfile; it also tells the verbs which daemon is meant\n"
+	      "  -o, --set KEY=VALUE   a setting: key, log.key or services.NAME.key\n"
+	      "  -v, --verbose         log more; may be given again\n"
+	      "  -q, --quiet           log less, and say nothing when a verb succeeds\n"
+	      "      --json            status: answer in JSON\n"
+	      "  -T, --timeout SECONDS stop, restart, reload: how long to wait for the outcome\n"
+	      "      --defaults        check: print every setting with its default\n"
+	      "  -V, --version         print the version\n"
+	      "  -h, --help            print this text\n"
+	      "\n"
+	      "Exit status: 0 done, 1 failed, 2 wrong usage, 4 not permitted, 6 wrong configuration,\n"
+	      "7 not running. status: 0 runs, 1 dead with a pidfile, 3 does not run, 4 unknown.\n",
+	      out);
+}
+
+/* Settings and addresses are counted in advance: there are at most argc of each. */
+static int make_room(struct options *options, int argc, struct error *err)
+{
+	struct launch *launch = &options->launch;
+
+	options->settings = calloc((size_t)argc + 1, sizeof(*options->settings));
+	options->listen = calloc((size_t)argc + 1, sizeof(*options->listen));
+	launch->args = calloc(2 * (size_t)argc + 1, sizeof(*launch->args));
+	launch->overrides.settings = options->settings;
+	launch->overrides.listen = options->listen;
+	if (options->settings == NULL || options->listen == NULL || launch->args == NULL)
+		return error_errno(err, "cannot read the command line");
+	return 0;
+}
+
+/* Remember an option for a restart in place. */
+static int keep_arg(struct launch *launch, const char *text, struct error *err)
+{
+	size_t n = 0;
+
+	while (launch->args[n] != NULL)
+		n++;
+	launch->args[n] = strdup(text);
+	return launch->args[n] == NULL ? error_errno(err, "cannot keep the options") : 0;
+}
+
+static int keep_option(struct launch *launch, const char *option, const char *value, struct error *err)
+{
+	if (keep_arg(launch, option, err) < 0)
+		return -1;
+	return value == NULL ? 0 : keep_arg(launch, value, err);
+}
+
+static int set_config(struct options *options, const char *value, struct error *err)
+{
+	free(options->launch.config);
+	options->launch.config = io_absolute(value, err);
+	if (options->launch.config == NULL)
+		return -1;
+	return keep_option(&options->launch, "-f", options->launch.config, err);
+}
+
+static void add_setting(struct options *options, const char *key, const char *value)
+{
+	options->settings[options->launch.overrides.setting_count++] =
+		(struct conf_override){key, value};
+}
+
+static int set_pidfile(struct options *options, const char *value, struct error *err)
+{
+	char *path = io_absolute(value, err);
+	int result;
+
+	if (path == NULL)
+		return -1;
+	result = keep_option(&options->launch, "-P", path, err);
+	free(path);
+	if (result < 0)
+		return -1;
+	/* The copy among the args lives as long as the options. */
+	for (size_t n = 0; options->launch.args[n] != NULL; n++)
+		path = options->launch.args[n];
+	add_setting(options, "pidfile", path);
+	return 0;
+}
+
+/* key=value is cut in place: argv is ours (C11, 5.1.2.2.1), and the restart's copy is made first. */
+static int set_setting(struct options *options, char *value, struct error *err)
+{
+	char *equals = strchr(value, '=');
+
+	if (equals == NULL || equals == value)
+		return error_set(err, EXIT_USAGE, "-o needs key=value, not '%s'", value);
+	if (keep_option(&options->launch, "-o", value, err) < 0)
+		return -1;
+	*equals = '\0';
+	add_setting(options, value, equals + 1);
+	return 0;
+}
+
+static int set_port(struct options *options, const char *value, struct error *err)
+{
+	int64_t port;
+
+	if (text_parse_int(value, &port) < 0 || port < 1 || port > 65535)
+		return error_set(err, EXIT_USAGE, "-p needs a port between 1 and 65535, not '%s'", value);
+	options->launch.overrides.port = (int)port;
+	return keep_option(&options->launch, "-p", value, err);
+}
+
+static int set_listen(struct options *options, const char *value, struct error *err)
+{
+	options->listen[options->launch.overrides.listen_count++] = value;
+	return keep_option(&options->launch, "-l", value, err);
+}
+
+static int set_timeout(struct options *options, const char *value, struct error *err)
+{
+	if (text_parse_time(value, &options->timeout_ms) < 0)
+		return error_set(err, EXIT_USAGE, "-T needs a time such as 10, 0.5 or 2m, not '%s'", value);
+	return 0;
+}
+
+static int set_handover(struct options *options, const char *value, struct error *err)
+{
+	int64_t version;
+
+	if (text_parse_int(value, &version) < 0 || version < 1 || version > 1000000)
+		return error_set(err, EXIT_USAGE, "--accept-handover needs a version, not '%s'", value);
+	options->accept_handover = (int)version;
+	return 0;
+}
+
+static int set_option(struct options *options, int option, char *value, struct error *err)
+{
+	struct launch *launch = &options->launch;
+
+	switch (option) {
+	case 'f':
+		return set_config(options, value, err);
+	case 'F':
+		launch->foreground = launch->overrides.foreground = true;
+		return keep_option(launch, "-F", NULL, err);
+	case 'p':
+		return set_port(options, value, err);
+	case 'l':
+		return set_listen(options, value, err);
+	case 'P':
+		return set_pidfile(options, value, err);
+	case 'o':
+		return set_setting(options, value, err);
+	case 'v':
+		launch->verbosity++;
+		return keep_option(launch, "-v", NULL, err);
+	case 'q':
+		launch->verbosity = -2;
+		options->quiet = true;
+		return keep_option(launch, "-q", NULL, err);
+	case 'T':
+		return set_timeout(options, value, err);
+	case OPTION_JSON:
+		options->json = true;
+		return 0;
+	case OPTION_DEFAULTS:
+		options->defaults = true;
+		return 0;
+	case OPTION_ACCEPT_HANDOVER:
+		return set_handover(options, value, err);
+	case 'V':
+		options->version = true;
+		return 0;
+	default:
+		options->help = true;
+		return 0;
+	}
+}
+
+/* getopt found something that is no option of ours, or an option without its value. */
+static int option_error(int kind, char **argv, struct error *err)
+{
+	const char *word = argv[optind - 1];
+	const char *nearest = NULL;
+	unsigned best = TEXT_FAR;
+
+	if (kind == ':' && optopt < 256)
+		return error_set(err, EXIT_USAGE, "the option -%c needs a value", optopt);
+	if (kind == ':')
+		return error_set(err, EXIT_USAGE, "the option %s needs a value", word);
+	if (optopt > 0 && optopt < 256)
+		return error_set(err, EXIT_USAGE, "there is no option -%c", optopt);
+	for (const struct option *known = long_options; known->name != NULL; known++)
+		if (strncmp(word, "--", 2) == 0 && text_is_nearer(word + 2, known->name, &best))
+			nearest = known->name;
+	if (nearest != NULL)
+		return error_set(err, EXIT_USAGE, "the option %s is not known; did you mean --%s?", word,
+				 nearest);
+	return error_set(err, EXIT_USAGE, "the option %s is not known", word);
+}
+
+static int find_command(struct options *options, const char *word, struct error *err)
+{
+	const char *nearest = NULL;
+	unsigned best = TEXT_FAR;
+
+	for (const struct command *const *command = commands; *command != NULL; command++) {
+		if (strcmp((*command)->name, word) == 0) {
+			options->command = *command;
+			return 0;
+		}
+		if (text_is_nearer(word, (*command)->name, &best))
+			nearest = (*command)->name;
+	}
+	if (nearest != NULL)
+		return error_set(err, EXIT_USAGE, "there is no verb '%s'; did you mean '%s'?", word,
+				 nearest);
+	return error_set(err, EXIT_USAGE, "there is no verb '%s'", word);
+}
+
+static int check_taken(const struct options *options, struct error *err)
+{
+	const struct command *command = options->command;
+
+	if (options->json && !(command->takes & TAKES_JSON))
+		return error_set(err, EXIT_USAGE, "--json is for status, not for %s", command->name);
+	if (options->timeout_ms >= 0 && !(command->takes & TAKES_TIMEOUT))
+		return error_set(err, EXIT_USAGE, "-T is for stop, restart and reload, not for %s",
+				 command->name);
+	if ((options->defaults || options->accept_handover != 0) && !(command->takes & TAKES_DEFAULTS))
+		return error_set(err, EXIT_USAGE, "--defaults is for check, not for %s", command->name);
+	if (options->extra != NULL)
+		return error_set(err, EXIT_USAGE, "%s takes no '%s' behind it", command->name,
+				 options->extra);
+	return 0;
+}
+
+int options_parse(struct options *options, int argc, char **argv, struct error *err)
+{
+	int option;
+
+	*options = (struct options){.command = &command_start, .timeout_ms = -1};
+	if (make_room(options, argc, err) < 0)
+		return -1;
+	options->launch.self = self_path(argv[0], err);
+	if (options->launch.self == NULL)
+		return -1;
+	while ((option = getopt_long(argc, argv, SHORT_OPTIONS, long_options, NULL)) != -1) {
+		if (option == '?' || option == ':')
+			return option_error(option, argv, err);
+		if (set_option(options, option, optarg, err) < 0)
+			return -1;
+	}
+	if (optind < argc && find_command(options, argv[optind], err) < 0)
+		return -1;
+	if (optind + 1 < argc)
+		options->extra = argv[optind + 1];
+	if (options->help || options->version)
+		return 0;
+	return check_taken(options, err);
+}
+
+void options_free(struct options *options)
+{
+	for (size_t n = 0; options->launch.args != NULL && options->launch.args[n] != NULL; n++)
+		free(options->launch.args[n]);
+	free(options->launch.args);
+	free(options->launch.self);
+	free(options->launch.config);
+	free(options->settings);
+	free(options->listen);
+}

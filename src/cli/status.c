@@ -1,0 +1,128 @@
+/* echod status: does it run, since when, and what does it do? Exit codes after LSB. */
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/cli.h"
+#include "cli/client.h"
+
+#define ANSWER_MS 5000
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text != NULL ? text : "none";
+}
+
+static long long number_of(const json_t *object, const char *key)
+{
+	return (long long)json_integer_value(json_object_get(object, key));
+}
+
+static void print_services(const json_t *services)
+{
+	size_t i, k;
+	json_t *service, *address;
+
+	json_array_foreach(services, i, service)
+	{
+		const json_t *addresses = json_object_get(service, "addresses");
+
+		printf("  service %-10s %s, %lld workers, on", text_of(service, "name"),
+		       text_of(service, "protocol"), number_of(service, "workers"));
+		json_array_foreach(addresses, k, address)
+			printf("%s %s", k > 0 ? "," : "", json_string_value(address));
+		printf("\n");
+	}
+}
+
+static void print_text(const json_t *reply)
+{
+	const json_t *connections = json_object_get(reply, "connections");
+	const json_t *restarts = json_object_get(reply, "restarts");
+	const json_t *last = json_object_get(restarts, "last");
+	const char *config = json_string_value(json_object_get(reply, "config"));
+
+	printf("echod %s runs (pid %lld), %s since %s\n", text_of(reply, "version"),
+	       number_of(reply, "pid"), text_of(reply, "state"), text_of(reply, "since"));
+	printf("  configuration      %s\n", config != NULL ? config : "built-in (no file)");
+	printf("  pidfile            %s\n", text_of(reply, "pidfile"));
+	printf("  control socket     %s\n", text_of(reply, "control"));
+	print_services(json_object_get(reply, "services"));
+	printf("  connections        %lld now, %lld so far\n", number_of(connections, "now"),
+	       number_of(connections, "total"));
+	printf("  lines answered     %lld\n",
+	       number_of(json_object_get(reply, "counters"), "requests"));
+	printf("  restarts           %lld, of which %lld refused\n", number_of(restarts, "ended"),
+	       number_of(restarts, "failed"));
+	if (json_is_object(last) && !json_is_true(json_object_get(last, "ok")))
+		printf("  last restart       refused: %s\n", text_of(last, "text"));
+}
+
+/* Without a running daemon there is only the lock to tell. */
+static int say_absent(const struct options *options, enum status_code code, const char *text)
+{
+	if (options->json) {
+		json_t *reply = json_pack("{s:b, s:i, s:s, s:i}", "ok", 0, "schema", 1, "error", text,
+					  "code", (int)code);
+
+		json_dumpf(reply, stdout, JSON_COMPACT);
+		printf("\n");
+		json_decref(reply);
+	} else {
+		printf("echod: %s\n", text);
+	}
+	return code;
+}
+
+static int say_running(const struct options *options, const struct target *target)
+{
+	struct error err = {0};
+	int fd = client_connect(target->conf->control, target->holder.pid, &err);
+	json_t *reply = fd < 0 ? NULL : client_ask(fd, "status", ANSWER_MS, &err);
+
+	if (reply == NULL) {
+		/* The lock alone proves that it runs. */
+		if (options->json)
+			printf("{\"ok\":true,\"schema\":1,\"pid\":%d}\n", (int)target->holder.pid);
+		else
+			printf("echod runs (pid %d)\n", (int)target->holder.pid);
+		fprintf(stderr, "echod: nothing more is known: %s\n", err.text);
+		return STATUS_RUNS;
+	}
+	if (options->json) {
+		json_dumpf(reply, stdout, JSON_COMPACT);
+		printf("\n");
+	} else {
+		print_text(reply);
+	}
+	json_decref(reply);
+	return STATUS_RUNS;
+}
+
+static int run(const struct options *options)
+{
+	struct target target;
+	struct error err = {0};
+	char text[ERROR_TEXT_MAX + 64];
+	int code;
+
+	if (target_look(options, &target, &err) < 0) {
+		snprintf(text, sizeof(text), "it is not known whether echod runs: %s", err.text);
+		code = say_absent(options, STATUS_UNKNOWN, text);
+	} else if (target.holder.pid > 0) {
+		code = say_running(options, &target);
+	} else if (target.holder.file_exists) {
+		snprintf(text, sizeof(text), "not running, but its pidfile %s remains: it died",
+			 target.conf->pidfile);
+		code = say_absent(options, STATUS_DEAD_PIDFILE, text);
+	} else {
+		code = say_absent(options, STATUS_STOPPED, "not running");
+	}
+	target_free(&target);
+	return code;
+}
+
+const struct command command_status = {"status", "say whether it runs, and what it does", TAKES_JSON,
+				       run};

@@ -1,0 +1,42 @@
+/* echod stop: a polite stop; returns when the daemon is gone, so that a start right after it succeeds. */
+#include <signal.h>
+#include <stdio.h>
+
+#include "cli/cli.h"
+
+/* Beyond drain_timeout, which the daemon keeps to itself. */
+#define GRACE_MS 5000
+
+static int stop(const struct options *options, const struct target *target, struct error *err)
+{
+	int64_t patience = options->timeout_ms >= 0 ? options->timeout_ms
+						    : target->conf->drain_timeout + GRACE_MS;
+	int gone;
+
+	if (pidfile_signal(&target->holder, SIGUSR1, err) < 0)
+		return -1;
+	gone = pidfile_await_end(&target->holder, patience, err);
+	if (gone == 0)
+		return error_set(err, EXIT_FAILED,
+				 "process %d is still answering clients after %.1f s; it goes on stopping, "
+				 "and a second stop ends it at once",
+				 (int)target->holder.pid, (double)patience / 1000);
+	return gone < 0 ? -1 : 0;
+}
+
+static int run(const struct options *options)
+{
+	struct target target;
+	struct error err = {0};
+	int code = target_find(options, &target);
+
+	if (code == EXIT_DONE && stop(options, &target, &err) < 0)
+		code = cli_fail(&err);
+	else if (code == EXIT_DONE && !options->quiet)
+		printf("echod: stopped (pid %d)\n", (int)target.holder.pid);
+	target_free(&target);
+	return code;
+}
+
+const struct command command_stop = {"stop", "answer what clients have begun, then end", TAKES_TIMEOUT,
+				     run};

@@ -1,0 +1,464 @@
+#include "run/control.h"
+
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/bufferevent.h>
+#include <event2/event.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "run/handover.h"
+#include "run/restart.h"
+#include "run/status.h"
+#include "run/supervisor.h"
+
+#define REQUEST_MAX   4096 /* bytes */
+#define REQUEST_TIME  5	   /* seconds for a whole request, and for taking its reply */
+#define CLIENTS_MAX   16
+#define CONTROL_MODE_MASK 0177
+
+struct client {
+	TAILQ_ENTRY(client) link;
+	struct control *control;
+	struct bufferevent *bev;
+	struct event *deadline;
+	uint64_t waits_for; /* the number of a restart; 0: none */
+	bool answered;	    /* the connection ends when the reply is out */
+};
+
+struct control {
+	struct supervisor *supervisor;
+	char *path;
+	int fd;
+	dev_t device;
+	ino_t inode;
+	struct event *event;
+	unsigned client_count;
+	TAILQ_HEAD(, client) clients;
+};
+
+/* ---- Clients -------------------------------------------------------------------------------- */
+
+static void client_free(struct client *client)
+{
+	TAILQ_REMOVE(&client->control->clients, client, link);
+	client->control->client_count--;
+	event_free(client->deadline);
+	bufferevent_free(client->bev); /* closes the socket */
+	free(client);
+}
+
+static void answer(struct client *client, json_t *reply)
+{
+	char *text = reply == NULL ? NULL : json_dumps(reply, JSON_COMPACT);
+	struct evbuffer *output = bufferevent_get_output(client->bev);
+	struct timeval limit = {REQUEST_TIME, 0};
+
+	json_decref(reply);
+	client->waits_for = 0;
+	client->answered = true;
+	bufferevent_disable(client->bev, EV_READ);
+	evtimer_add(client->deadline, &limit);
+	if (text == NULL || evbuffer_add_printf(output, "%s\n", text) < 0)
+		log_error("no memory to answer a control request");
+	free(text);
+}
+
+static void answer_error(struct client *client, int code, const char *text)
+{
+	answer(client, json_pack("{s:b, s:i, s:s, s:i}", "ok", 0, "schema", 1, "error", text, "code", code));
+}
+
+/* With the outcome of the last restart. */
+static void answer_restart(struct client *client)
+{
+	const struct restart *restart = &client->control->supervisor->restart;
+	const char *text = restart->last_text[0] != '\0' ? restart->last_text
+							 : "no restart has been asked for";
+
+	if (restart->last_code != 0)
+		answer_error(client, restart->last_code, text);
+	else
+		answer(client, json_pack("{s:b, s:i, s:s}", "ok", 1, "schema", 1, "text", text));
+}
+
+static void await_restart(struct client *client)
+{
+	struct supervisor *supervisor = client->control->supervisor;
+
+	/* The signal was sent before this request, so it is in the flags, or its restart has ended. */
+	client->waits_for = restart_awaited(supervisor);
+	if (client->waits_for == 0)
+		answer_restart(client);
+	else
+		evtimer_del(client->deadline); /* a restart has its own limits */
+}
+
+static void obey(struct client *client, const char *line, size_t len)
+{
+	json_error_t error;
+	json_t *request = json_loadb(line, len, JSON_REJECT_DUPLICATES, &error);
+	const char *verb = json_string_value(json_object_get(request, "verb"));
+	char text[256];
+
+	if (request == NULL) {
+		snprintf(text, sizeof(text), "the request is not JSON: %s", error.text);
+		answer_error(client, EXIT_USAGE, text);
+	} else if (verb == NULL) {
+		answer_error(client, EXIT_USAGE, "the request names no verb, as in {\"verb\":\"status\"}");
+	} else if (strcmp(verb, "status") == 0) {
+		answer(client, status_json(client->control->supervisor));
+	} else if (strcmp(verb, "await-restart") == 0) {
+		await_restart(client);
+	} else {
+		snprintf(text, sizeof(text), "there is no verb '%.100s'; known: status, await-restart",
+			 verb);
+		answer_error(client, EXIT_USAGE, text);
+	}
+	json_decref(request);
+}
+
+static void on_read(struct bufferevent *bev, void *arg)
+{
+	struct client *client = arg;
+	struct evbuffer *input = bufferevent_get_input(bev);
+	size_t len;
+	char *line;
+
+	if (client->answered || client->waits_for != 0)
+		return;
+	line = evbuffer_readln(input, &len, EVBUFFER_EOL_LF);
+	if (line != NULL)
+		obey(client, line, len);
+	else if (evbuffer_get_length(input) >= REQUEST_MAX)
+		answer_error(client, EXIT_USAGE, "the request is longer than 4096 bytes");
+	free(line);
+}
+
+static void on_written(struct bufferevent *bev, void *arg)
+{
+	struct client *client = arg;
+
+	(void)bev;
+	if (client->answered)
+		client_free(client);
+}
+
+static void on_end(struct bufferevent *bev, short what, void *arg)
+{
+	struct client *client = arg;
+
+	/* A client that only shut down its sending side still wants its reply. */
+	if ((what & BEV_EVENT_EOF) && !(what & BEV_EVENT_ERROR) &&
+	    (client->answered || client->waits_for != 0)) {
+		bufferevent_disable(bev, EV_READ);
+		return;
+	}
+	client_free(client);
+}
+
+static void on_deadline(evutil_socket_t fd, short what, void *arg)
+{
+	struct client *client = arg;
+
+	(void)fd;
+	(void)what;
+	if (client->answered)
+		client_free(client);
+	else
+		answer_error(client, EXIT_FAILED, "the request did not come within 5 seconds");
+}
+
+static struct client *client_new(struct control *control, int fd)
+{
+	struct client *client = calloc(1, sizeof(*client));
+	struct timeval limit = {REQUEST_TIME, 0};
+
+	if (client == NULL) {
+		close(fd);
+		return NULL;
+	}
+	client->control = control;
+	client->bev = bufferevent_socket_new(control->supervisor->base, fd, BEV_OPT_CLOSE_ON_FREE);
+	client->deadline = evtimer_new(control->supervisor->base, on_deadline, client);
+	if (client->bev == NULL || client->deadline == NULL) {
+		if (client->bev != NULL)
+			bufferevent_free(client->bev);
+		else
+			close(fd);
+		if (client->deadline != NULL)
+			event_free(client->deadline);
+		free(client);
+		return NULL;
+	}
+	bufferevent_setcb(client->bev, on_read, on_written, on_end, client);
+	bufferevent_setwatermark(client->bev, EV_READ, 0, REQUEST_MAX);
+	evtimer_add(client->deadline, &limit);
+	TAILQ_INSERT_TAIL(&control->clients, client, link);
+	control->client_count++;
+	return client;
+}
+
+/* ---- The listening socket ------------------------------------------------------------------- */
+
+static bool may_ask(int fd, struct ucred *peer)
+{
+	socklen_t len = sizeof(*peer);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, peer, &len) == 0 &&
+	       (peer->uid == 0 || peer->uid == geteuid());
+}
+
+static void on_accept(evutil_socket_t listener, short what, void *arg)
+{
+	struct control *control = arg;
+	int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	struct ucred peer = {0};
+	struct client *client;
+
+	(void)what;
+	if (fd < 0)
+		return; /* EAGAIN, or the client has gone; want of descriptors passes with the next one */
+	if (!may_ask(fd, &peer)) {
+		log_warning("control: refused the user %u (pid %d)", (unsigned)peer.uid, (int)peer.pid);
+		dprintf(fd, "{\"ok\":false,\"schema\":1,\"error\":\"only root and the daemon's own user may "
+			    "ask\",\"code\":%d}\n",
+			EXIT_PERMISSION);
+		close(fd);
+		return;
+	}
+	client = client_new(control, fd);
+	if (client == NULL)
+		return;
+	if (control->client_count > CLIENTS_MAX)
+		answer_error(client, EXIT_FAILED, "too many control clients at once; try again");
+	else
+		bufferevent_enable(client->bev, EV_READ);
+}
+
+/* A file of this name: nothing, a stale socket (removed), or a reason to give up. */
+static int clear_path(const struct sockaddr_un *address, struct error *err)
+{
+	const char *path = address->sun_path;
+	struct stat st;
+	int fd, result;
+
+	if (lstat(path, &st) < 0)
+		return errno == ENOENT ? 0 : error_errno(err, "cannot look at the control socket %s", path);
+	if (!S_ISSOCK(st.st_mode))
+		return error_set(err, EXIT_FAILED,
+				 "the control socket %s exists and is no socket: remove it or set control",
+				 path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return error_errno(err, "cannot make the control socket");
+	result = connect(fd, (const struct sockaddr *)address, sizeof(*address));
+	if (result < 0 && errno == ECONNREFUSED) {
+		/* Nobody listens, and nobody else will bind it: the pid lock is ours. */
+		result = unlink(path);
+		if (result < 0)
+			error_errno(err, "cannot remove the stale control socket %s", path);
+		else
+			log_notice("the control socket %s was left behind by a daemon that no longer runs: "
+				   "replaced",
+				   path);
+	} else {
+		result = error_set(err, EXIT_FAILED,
+				   "the control socket %s is in use by another daemon: set control", path);
+	}
+	close(fd);
+	return result;
+}
+
+static int bind_control(const struct sockaddr_un *address, struct error *err)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	mode_t mask;
+	int result;
+
+	if (fd < 0)
+		return error_errno(err, "cannot make the control socket");
+	/* umask, not chmod after bind: the mode is right from the first instant. */
+	mask = umask(CONTROL_MODE_MASK);
+	result = bind(fd, (const struct sockaddr *)address, sizeof(*address));
+	umask(mask);
+	if (result == 0)
+		result = listen(fd, CLIENTS_MAX);
+	if (result == 0)
+		return fd;
+	error_errno(err, "cannot bind the control socket %s", address->sun_path);
+	close(fd);
+	return -1;
+}
+
+/* Takes the descriptor in any case. */
+static struct control *control_new(struct supervisor *supervisor, const char *path, int fd,
+				   struct error *err)
+{
+	struct control *control = calloc(1, sizeof(*control));
+	struct stat st;
+
+	if (control == NULL || (control->path = strdup(path)) == NULL) {
+		error_errno(err, "cannot keep the control socket");
+		free(control);
+		close(fd);
+		return NULL;
+	}
+	control->supervisor = supervisor;
+	control->fd = fd;
+	TAILQ_INIT(&control->clients);
+	if (lstat(path, &st) == 0) {
+		control->device = st.st_dev;
+		control->inode = st.st_ino;
+	}
+	control->event = event_new(supervisor->base, fd, EV_READ | EV_PERSIST, on_accept, control);
+	if (control->event != NULL && event_add(control->event, NULL) == 0)
+		return control;
+	error_set(err, EXIT_FAILED, "no memory to watch the control socket");
+	control_close(control);
+	return NULL;
+}
+
+struct control *control_open(struct supervisor *supervisor, const char *path, struct error *err)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int fd;
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+	if (clear_path(&address, err) < 0)
+		return NULL;
+	fd = bind_control(&address, err);
+	return fd < 0 ? NULL : control_new(supervisor, path, fd, err);
+}
+
+void control_close(struct control *control)
+{
+	struct stat st;
+
+	if (control == NULL)
+		return;
+	while (!TAILQ_EMPTY(&control->clients))
+		client_free(TAILQ_FIRST(&control->clients));
+	if (lstat(control->path, &st) == 0 && S_ISSOCK(st.st_mode) && st.st_dev == control->device &&
+	    st.st_ino == control->inode)
+		unlink(control->path);
+	if (control->event != NULL)
+		event_free(control->event);
+	close(control->fd);
+	free(control->path);
+	free(control);
+}
+
+int control_fd(const struct control *control)
+{
+	return control == NULL ? -1 : control->fd;
+}
+
+void control_restart_ended(struct control *control)
+{
+	struct client *client;
+
+	if (control == NULL)
+		return;
+	TAILQ_FOREACH(client, &control->clients, link)
+		if (client->waits_for != 0 && client->waits_for <= control->supervisor->restart.ended)
+			answer_restart(client);
+}
+
+/* ---- Over a restart ------------------------------------------------------------------------- */
+
+int control_collect(struct control *control, struct handover *handover, struct error *err)
+{
+	struct client *client;
+
+	if (control == NULL)
+		return 0;
+	handover->clients = calloc(control->client_count + 1, sizeof(*handover->clients));
+	if (handover->clients == NULL)
+		return error_errno(err, "cannot prepare the hand-over");
+	TAILQ_FOREACH(client, &control->clients, link)
+	{
+		struct evbuffer *input = bufferevent_get_input(client->bev);
+		struct evbuffer *output = bufferevent_get_output(client->bev);
+		struct handover_client *to = &handover->clients[handover->client_count];
+
+		*to = (struct handover_client){
+			.fd = bufferevent_getfd(client->bev),
+			.waits_for = client->waits_for,
+			.input_len = evbuffer_get_length(input),
+			.output_len = evbuffer_get_length(output),
+		};
+		/* Copies: the buffers must be whole should the restart not happen. */
+		to->input = malloc(to->input_len + 1);
+		to->output = malloc(to->output_len + 1);
+		handover->client_count++;
+		if (to->input == NULL || to->output == NULL)
+			return error_errno(err, "cannot prepare the hand-over");
+		evbuffer_copyout(input, to->input, to->input_len);
+		/* A bufferevent keeps the front of its output for itself, and copyout is refused there. */
+		evbuffer_unfreeze(output, 1);
+		evbuffer_copyout(output, to->output, to->output_len);
+		evbuffer_freeze(output, 1);
+	}
+	return 0;
+}
+
+void control_uncollect(struct handover *handover)
+{
+	for (size_t i = 0; i < handover->client_count; i++) {
+		free(handover->clients[i].input);
+		free(handover->clients[i].output);
+	}
+	free(handover->clients);
+	handover->clients = NULL;
+	handover->client_count = 0;
+}
+
+static void adopt_client(struct control *control, const struct handover_client *from)
+{
+	struct client *client = client_new(control, from->fd);
+
+	if (client == NULL)
+		return;
+	client->waits_for = from->waits_for;
+	if (from->waits_for != 0)
+		evtimer_del(client->deadline);
+	/* A bufferevent lets only itself add to its input. */
+	evbuffer_unfreeze(bufferevent_get_input(client->bev), 0);
+	evbuffer_add(bufferevent_get_input(client->bev), from->input, from->input_len);
+	evbuffer_freeze(bufferevent_get_input(client->bev), 0);
+	bufferevent_enable(client->bev, EV_READ);
+	if (from->output_len > 0) {
+		client->answered = true;
+		bufferevent_write(client->bev, from->output, from->output_len);
+	}
+	on_read(client->bev, client); /* a whole request may have been waiting */
+}
+
+struct control *control_adopt(struct supervisor *supervisor, const char *path,
+			      const struct handover *handover, struct error *err)
+{
+	struct sockaddr_un name;
+	socklen_t len = sizeof(name), size = sizeof(int);
+	struct control *control;
+	int listens = 0;
+
+	if (getsockname(handover->control, (struct sockaddr *)&name, &len) < 0 ||
+	    name.sun_family != AF_UNIX || strcmp(name.sun_path, path) != 0 ||
+	    getsockopt(handover->control, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0 || !listens) {
+		error_set(err, EXIT_FAILED, "the handed-over control socket is not the one of %s", path);
+		return NULL;
+	}
+	control = control_new(supervisor, path, handover->control, err);
+	for (size_t i = 0; control != NULL && i < handover->client_count; i++)
+		adopt_client(control, &handover->clients[i]);
+	return control;
+}

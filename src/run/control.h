@@ -1,0 +1,41 @@
+/*
+ * The control socket: a Unix stream socket that only root and the supervisor's own user may use
+ * (SO_PEERCRED, unix(7)). One request a connection, one line of JSON; one reply, one line of JSON:
+ *
+ *   {"verb":"status"}         the reply of run/status.h
+ *   {"verb":"await-restart"}  answered when the restart that was asked for has ended: {"ok":true,…} or
+ *                             {"ok":false,"error":"…","code":…}; at once when none is under way
+ */
+#ifndef ECHOD_RUN_CONTROL_H
+#define ECHOD_RUN_CONTROL_H
+
+#include "base/error.h"
+
+struct supervisor;
+struct control;
+struct handover;
+
+/*
+ * Bind and listen at `path`, with mode 0600 from the first instant. A socket that a dead daemon left is
+ * replaced; one that answers, or anything that is no socket, is an error. Returns NULL with the reason.
+ */
+struct control *control_open(struct supervisor *supervisor, const char *path, struct error *err);
+
+/* After execve: go on with the socket and its clients. Returns NULL with the reason. */
+struct control *control_adopt(struct supervisor *supervisor, const char *path,
+			      const struct handover *handover, struct error *err);
+
+/* Close everything; the socket's file goes if it is still ours. NULL is allowed. */
+void control_close(struct control *control);
+
+/* The listening descriptor; -1: none. */
+int control_fd(const struct control *control);
+
+/* A restart has ended: answer those who wait for it. NULL is allowed. */
+void control_restart_ended(struct control *control);
+
+/* Put the clients into a hand-over; control_uncollect frees the memory that this takes. */
+int control_collect(struct control *control, struct handover *handover, struct error *err);
+void control_uncollect(struct handover *handover);
+
+#endif

@@ -1,0 +1,243 @@
+#include "run/handover.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "run/launch.h"
+
+#define MAGIC	    UINT64_C(0x6563686f64484f31) /* "echodHO1" */
+#define MAX_ENTRIES 1000000
+
+static void put_fd(struct blob_writer *writer, int fd)
+{
+	blob_put_u64(writer, (uint64_t)(int64_t)fd);
+}
+
+/* -1 is allowed: none. */
+static int get_fd(struct blob_reader *reader)
+{
+	int64_t fd = (int64_t)blob_get_u64(reader);
+
+	if (fd < -1 || fd > INT32_MAX)
+		reader->failed = true;
+	return reader->failed ? -1 : (int)fd;
+}
+
+static void put_privileges(struct blob_writer *writer, const struct privileges *privileges)
+{
+	blob_put_u64(writer, privileges->change);
+	blob_put_u64(writer, privileges->uid);
+	blob_put_u64(writer, privileges->gid);
+	blob_put_text(writer, privileges->user);
+}
+
+static void get_privileges(struct blob_reader *reader, struct privileges *privileges)
+{
+	char *user;
+
+	privileges->change = blob_get_count(reader, 1) != 0;
+	privileges->uid = (uid_t)blob_get_count(reader, UINT32_MAX);
+	privileges->gid = (gid_t)blob_get_count(reader, UINT32_MAX);
+	user = blob_get_text(reader);
+	snprintf(privileges->user, sizeof(privileges->user), "%s", user != NULL ? user : "");
+	free(user);
+}
+
+void handover_pack(const struct handover *handover, struct blob_writer *writer)
+{
+	blob_put_u64(writer, MAGIC);
+	blob_put_u64(writer, HANDOVER_VERSION);
+	blob_put_u64(writer, (uint64_t)handover->pid);
+	blob_put_u64(writer, (uint64_t)handover->since);
+	put_fd(writer, handover->lock);
+	blob_put_text(writer, handover->pidfile);
+	put_fd(writer, handover->control);
+	blob_put_text(writer, handover->control_path);
+	blob_put_u64(writer, handover->generation);
+	put_privileges(writer, &handover->privileges);
+	blob_put_u64(writer, handover->restarts_begun);
+	blob_put_u64(writer, handover->restarts_ended);
+	blob_put_u64(writer, handover->restarts_failed);
+	blob_put_u64(writer, handover->again);
+	blob_put_u64(writer, handover->had_terminal);
+	blob_put_bytes(writer, &handover->ended, sizeof(handover->ended));
+	conf_source_pack(handover->source, writer);
+	blob_put_u64(writer, handover->socket_count);
+	for (size_t i = 0; i < handover->socket_count; i++) {
+		const struct handover_socket *socket = &handover->sockets[i];
+
+		put_fd(writer, socket->fd);
+		blob_put_text(writer, socket->service);
+		blob_put_u64(writer, socket->number);
+		blob_put_bytes(writer, &socket->address.storage, socket->address.len);
+	}
+	blob_put_u64(writer, handover->child_count);
+	for (size_t i = 0; i < handover->child_count; i++) {
+		const struct handover_child *child = &handover->children[i];
+
+		blob_put_u64(writer, (uint64_t)child->pid);
+		put_fd(writer, child->channel);
+		put_fd(writer, child->counters);
+		blob_put_text(writer, child->service);
+		blob_put_u64(writer, child->index);
+		blob_put_u64(writer, child->generation);
+		blob_put_u64(writer, child->state);
+		blob_put_u64(writer, child->ready);
+		blob_put_u64(writer, (uint64_t)child->started_at);
+	}
+	blob_put_u64(writer, handover->client_count);
+	for (size_t i = 0; i < handover->client_count; i++) {
+		const struct handover_client *client = &handover->clients[i];
+
+		put_fd(writer, client->fd);
+		blob_put_u64(writer, client->waits_for);
+		blob_put_bytes(writer, client->input, client->input_len);
+		blob_put_bytes(writer, client->output, client->output_len);
+	}
+}
+
+static void get_socket(struct blob_reader *reader, struct handover_socket *socket)
+{
+	const void *address;
+	size_t len;
+
+	socket->fd = get_fd(reader);
+	socket->service = blob_get_text(reader);
+	socket->number = (unsigned)blob_get_count(reader, MAX_ENTRIES);
+	address = blob_get_bytes(reader, &len);
+	if (len > sizeof(socket->address.storage) || len < sizeof(sa_family_t)) {
+		reader->failed = true;
+		return;
+	}
+	memcpy(&socket->address.storage, address, len);
+	socket->address.len = (socklen_t)len;
+}
+
+static void get_child(struct blob_reader *reader, struct handover_child *child)
+{
+	child->pid = (int64_t)blob_get_u64(reader);
+	child->channel = get_fd(reader);
+	child->counters = get_fd(reader);
+	child->service = blob_get_text(reader);
+	child->index = (unsigned)blob_get_count(reader, MAX_ENTRIES);
+	child->generation = blob_get_u64(reader);
+	child->state = (unsigned)blob_get_count(reader, 3);
+	child->ready = blob_get_count(reader, 1) != 0;
+	child->started_at = (int64_t)blob_get_u64(reader);
+	if (child->pid <= 1)
+		reader->failed = true;
+}
+
+static unsigned char *get_copy(struct blob_reader *reader, size_t *len)
+{
+	const void *here = blob_get_bytes(reader, len);
+	unsigned char *copy = malloc(*len + 1);
+
+	if (copy == NULL || here == NULL) {
+		reader->failed = true;
+		*len = 0;
+		return copy;
+	}
+	memcpy(copy, here, *len);
+	return copy;
+}
+
+static void get_client(struct blob_reader *reader, struct handover_client *client)
+{
+	client->fd = get_fd(reader);
+	client->waits_for = blob_get_u64(reader);
+	client->input = get_copy(reader, &client->input_len);
+	client->output = get_copy(reader, &client->output_len);
+}
+
+/* A list's memory, for as many entries as the blob says, each of which takes at least 32 bytes there. */
+static void *get_list(struct blob_reader *reader, size_t size, size_t *count)
+{
+	size_t n = blob_get_count(reader, MAX_ENTRIES);
+	void *list;
+
+	if (n > reader->len / 32)
+		reader->failed = true;
+	list = calloc(n + 1, size);
+	if (list == NULL || reader->failed) {
+		reader->failed = true;
+		free(list);
+		return NULL;
+	}
+	*count = n;
+	return list;
+}
+
+static void get_body(struct blob_reader *reader, struct handover *handover)
+{
+	const void *ended;
+	size_t len;
+
+	handover->since = (int64_t)blob_get_u64(reader);
+	handover->lock = get_fd(reader);
+	handover->pidfile = blob_get_text(reader);
+	handover->control = get_fd(reader);
+	handover->control_path = blob_get_text(reader);
+	handover->generation = blob_get_u64(reader);
+	get_privileges(reader, &handover->privileges);
+	handover->restarts_begun = blob_get_u64(reader);
+	handover->restarts_ended = blob_get_u64(reader);
+	handover->restarts_failed = blob_get_u64(reader);
+	handover->again = blob_get_count(reader, 1) != 0;
+	handover->had_terminal = blob_get_count(reader, 1) != 0;
+	ended = blob_get_bytes(reader, &len);
+	if (len == sizeof(handover->ended))
+		memcpy(&handover->ended, ended, len);
+	else
+		reader->failed = true;
+	handover->source = conf_source_unpack(reader);
+	handover->sockets = get_list(reader, sizeof(*handover->sockets), &handover->socket_count);
+	for (size_t i = 0; i < handover->socket_count; i++)
+		get_socket(reader, &handover->sockets[i]);
+	handover->children = get_list(reader, sizeof(*handover->children), &handover->child_count);
+	for (size_t i = 0; i < handover->child_count; i++)
+		get_child(reader, &handover->children[i]);
+	handover->clients = get_list(reader, sizeof(*handover->clients), &handover->client_count);
+	for (size_t i = 0; i < handover->client_count; i++)
+		get_client(reader, &handover->clients[i]);
+}
+
+int handover_unpack(struct handover *handover, const void *data, size_t len, struct error *err)
+{
+	struct blob_reader reader = {data, len, 0, false};
+
+	*handover = (struct handover){.lock = -1, .control = -1};
+	if (blob_get_u64(&reader) != MAGIC)
+		return error_set(err, EXIT_FAILED, "this is no hand-over of echod");
+	if (blob_get_u64(&reader) != HANDOVER_VERSION)
+		return error_set(err, EXIT_FAILED, "the hand-over is not of version %d", HANDOVER_VERSION);
+	handover->pid = (int64_t)blob_get_u64(&reader);
+	if (handover->pid != getpid())
+		return error_set(err, EXIT_FAILED, "the hand-over is not for this process");
+	get_body(&reader, handover);
+	if (blob_reader_done(&reader))
+		return 0;
+	handover_free(handover);
+	return error_set(err, EXIT_FAILED, "the hand-over is damaged");
+}
+
+void handover_free(struct handover *handover)
+{
+	for (size_t i = 0; i < handover->socket_count; i++)
+		free(handover->sockets[i].service);
+	for (size_t i = 0; i < handover->child_count; i++)
+		free(handover->children[i].service);
+	for (size_t i = 0; i < handover->client_count; i++) {
+		free(handover->clients[i].input);
+		free(handover->clients[i].output);
+	}
+	free(handover->sockets);
+	free(handover->children);
+	free(handover->clients);
+	free(handover->pidfile);
+	free(handover->control_path);
+	conf_source_free(handover->source);
+	*handover = (struct handover){.lock = -1, .control = -1};
+}

@@ -1,0 +1,83 @@
+/*
+ * What the image of the supervisor that ends hands to the one that begins (a restart in place): numbers of
+ * descriptors, and what each of them is. This part only writes and reads it; run/restart.c fills it in and
+ * run/supervisor.c takes it over, checking each descriptor.
+ */
+#ifndef ECHOD_RUN_HANDOVER_H
+#define ECHOD_RUN_HANDOVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/addr.h"
+#include "base/blob.h"
+#include "base/error.h"
+#include "conf/conf.h"
+#include "net/counters.h"
+#include "os/privileges.h"
+
+struct handover_socket {
+	int fd;
+	char *service;
+	unsigned number; /* in the group of its address */
+	struct address address;
+};
+
+struct handover_child {
+	int64_t pid;
+	int channel;
+	int counters;
+	char *service;
+	unsigned index;
+	uint64_t generation;
+	unsigned state; /* enum child_state */
+	bool ready;
+	int64_t started_at;
+};
+
+/* A client of the control socket, in the middle of something. */
+struct handover_client {
+	int fd;
+	uint64_t waits_for; /* the number of the restart whose outcome it waits for; 0: none */
+	unsigned char *input; /* received and not yet understood */
+	size_t input_len;
+	unsigned char *output; /* not yet sent */
+	size_t output_len;
+};
+
+struct handover {
+	int64_t pid;
+	int64_t since;
+	int lock;
+	char *pidfile;
+	int control; /* -1: none */
+	char *control_path;
+	uint64_t generation;
+	struct privileges privileges;
+	uint64_t restarts_begun;
+	uint64_t restarts_ended;
+	uint64_t restarts_failed;
+	bool again;
+	bool had_terminal;
+	struct counters_total ended;
+	struct conf_source *source;
+	struct handover_socket *sockets;
+	size_t socket_count;
+	struct handover_child *children;
+	size_t child_count;
+	struct handover_client *clients;
+	size_t client_count;
+};
+
+/* Write it; writer->failed tells when memory ran out. */
+void handover_pack(const struct handover *handover, struct blob_writer *writer);
+
+/*
+ * Read it into a zeroed struct that owns what it points to. Returns -1 for anything that is not exactly
+ * a hand-over of this version, of this very process.
+ */
+int handover_unpack(struct handover *handover, const void *data, size_t len, struct error *err);
+
+void handover_free(struct handover *handover);
+
+#endif

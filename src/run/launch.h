@@ -1,0 +1,28 @@
+/* How this daemon was launched; kept for life, because a restart in place launches it the same way. */
+#ifndef ECHOD_RUN_LAUNCH_H
+#define ECHOD_RUN_LAUNCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "conf/conf.h"
+
+struct launch {
+	char *self;   /* absolute path of the executable, links unresolved */
+	char **args;  /* the options, paths made absolute; NULL at the end; no argv[0], no verb */
+	char *config; /* absolute path; NULL: no file, the built-in default */
+	struct conf_overrides overrides;
+	bool foreground;
+	int verbosity; /* added to the configured log level */
+};
+
+/*
+ * The form of what one process image hands to the next. A trial run of a new executable is asked whether
+ * it accepts it, so a binary with another form is refused before anything happens.
+ */
+#define HANDOVER_VERSION 1
+
+/* The environment variable that names the descriptor of the hand-over. */
+#define HANDOVER_VARIABLE "ECHOD_HANDOVER"
+
+#endif

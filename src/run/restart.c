@@ -1,0 +1,434 @@
+#include "run/restart.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "os/fds.h"
+#include "os/memory_file.h"
+#include "os/notify.h"
+#include "run/control.h"
+#include "run/handover.h"
+#include "run/signals.h"
+#include "run/supervisor.h"
+
+/* ---- Beginning and ending ------------------------------------------------------------------- */
+
+static int start_trial(struct supervisor *supervisor, struct error *err);
+
+static void begin(struct supervisor *supervisor)
+{
+	struct restart *restart = &supervisor->restart;
+	struct error err = {0};
+
+	restart->again = false;
+	restart->begun++;
+	restart->step = RESTART_TRIAL;
+	log_notice("restart in place: trying %s", supervisor->launch->self);
+	notify_send("RELOADING=1\nMONOTONIC_USEC=%" PRIu64 "\nSTATUS=Restarting in place", clock_us());
+	if (start_trial(supervisor, &err) < 0)
+		restart_ended(supervisor, &err);
+}
+
+void restart_request(struct supervisor *supervisor)
+{
+	if (supervisor->phase == PHASE_DRAINING || supervisor->phase == PHASE_QUITTING)
+		return;
+	if (supervisor->phase == PHASE_STARTING || supervisor->restart.step != RESTART_NONE)
+		supervisor->restart.again = true;
+	else
+		begin(supervisor);
+}
+
+static void clear_step(struct restart *restart)
+{
+	restart->step = RESTART_NONE;
+	if (restart->timer != NULL)
+		evtimer_del(restart->timer);
+}
+
+void restart_ended(struct supervisor *supervisor, const struct error *failure)
+{
+	struct restart *restart = &supervisor->restart;
+
+	clear_step(restart);
+	restart->ended++;
+	restart->last_code = failure == NULL ? 0 : failure->code;
+	if (failure == NULL) {
+		snprintf(restart->last_text, sizeof(restart->last_text), "generation %" PRIu64 " serves",
+			 supervisor->current->number);
+		log_notice("restart in place: done, %s", restart->last_text);
+		notify_send("READY=1\nSTATUS=Serving");
+	} else {
+		restart->failed++;
+		snprintf(restart->last_text, sizeof(restart->last_text), "%s", failure->text);
+		log_error("restart in place refused, all goes on as before: %s", restart->last_text);
+		notify_send("READY=1\nSTATUS=Serving as before; the last restart was refused: %.800s",
+			    restart->last_text);
+	}
+	control_restart_ended(supervisor->control);
+	if (restart->again)
+		begin(supervisor);
+}
+
+uint64_t restart_awaited(const struct supervisor *supervisor)
+{
+	const struct restart *restart = &supervisor->restart;
+
+	if (restart->again || signals_waiting(SIGHUP))
+		return restart->begun + 1;
+	return restart->step == RESTART_NONE ? 0 : restart->begun;
+}
+
+/* ---- The trial ------------------------------------------------------------------------------ */
+
+/* In the child: become `echod check`. Only what is safe between fork and exec. */
+static _Noreturn void exec_trial(const struct launch *launch, char **argv, int null, int output)
+{
+	char text[ERROR_TEXT_MAX];
+	int len;
+
+	dup2(null >= 0 ? null : STDIN_FILENO, STDIN_FILENO);
+	dup2(output, STDOUT_FILENO);
+	dup2(output, STDERR_FILENO);
+	signals_default();
+	execv(launch->self, argv);
+	len = snprintf(text, sizeof(text), "echod: cannot execute %s: %s\n", launch->self,
+		       strerror(errno));
+	(void)!write(STDERR_FILENO, text, (size_t)len);
+	_exit(127);
+}
+
+/* `prefix` in front of the launch's own options, NULL at the end; the strings are not copied. */
+static char **make_argv(const struct launch *launch, char *const *prefix, size_t prefix_count)
+{
+	size_t n = 0;
+	char **argv;
+
+	while (launch->args[n] != NULL)
+		n++;
+	argv = calloc(prefix_count + n + 1, sizeof(*argv));
+	if (argv == NULL)
+		return NULL;
+	memcpy(argv, prefix, prefix_count * sizeof(*argv));
+	memcpy(argv + prefix_count, launch->args, n * sizeof(*argv));
+	return argv;
+}
+
+/* Returns false at the end of file. */
+static bool read_trial(struct restart *restart)
+{
+	char rest[512];
+
+	for (;;) {
+		size_t room = sizeof(restart->trial_text) - 1 - restart->trial_len;
+		ssize_t n = room > 0 ? read(restart->trial_output, restart->trial_text + restart->trial_len,
+					    room)
+				     : read(restart->trial_output, rest, sizeof(rest));
+
+		if (n <= 0)
+			return n < 0;
+		if (room > 0)
+			restart->trial_len += (size_t)n;
+	}
+}
+
+static void on_trial_output(evutil_socket_t fd, short what, void *arg)
+{
+	struct restart *restart = arg;
+
+	(void)fd;
+	(void)what;
+	/* At the end of file there is nothing more to wait for but the exit status. */
+	if (!read_trial(restart))
+		event_del(restart->trial_event);
+}
+
+static void on_trial_late(evutil_socket_t fd, short what, void *arg)
+{
+	struct restart *restart = arg;
+
+	(void)fd;
+	(void)what;
+	restart->trial_late = true;
+	kill(restart->trial, SIGKILL);
+}
+
+static int watch_trial(struct supervisor *supervisor, int output, struct error *err)
+{
+	struct restart *restart = &supervisor->restart;
+	int64_t limit = supervisor->current->conf->start_timeout;
+	struct timeval tv = {limit / 1000, limit % 1000 * 1000};
+
+	restart->trial_output = output;
+	restart->trial_len = 0;
+	restart->trial_late = false;
+	restart->timer = evtimer_new(supervisor->base, on_trial_late, restart);
+	restart->trial_event =
+		event_new(supervisor->base, output, EV_READ | EV_PERSIST, on_trial_output, restart);
+	if (restart->timer == NULL || restart->trial_event == NULL ||
+	    evtimer_add(restart->timer, &tv) < 0 || event_add(restart->trial_event, NULL) < 0)
+		return error_set(err, EXIT_FAILED, "no memory to watch the trial");
+	return 0;
+}
+
+static void unwatch_trial(struct restart *restart)
+{
+	if (restart->trial_event != NULL)
+		event_free(restart->trial_event);
+	restart->trial_event = NULL;
+	if (restart->timer != NULL)
+		event_free(restart->timer);
+	restart->timer = NULL;
+	if (restart->trial_output >= 0)
+		close(restart->trial_output);
+	restart->trial_output = -1;
+}
+
+static int start_trial(struct supervisor *supervisor, struct error *err)
+{
+	struct restart *restart = &supervisor->restart;
+	const struct launch *launch = supervisor->launch;
+	char version[40];
+	char *prefix[] = {launch->self, (char *)"check", version};
+	char **argv;
+	int ends[2];
+
+	snprintf(version, sizeof(version), "--accept-handover=%d", HANDOVER_VERSION);
+	argv = make_argv(launch, prefix, sizeof(prefix) / sizeof(prefix[0]));
+	if (argv == NULL || pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0) {
+		free(argv);
+		return error_errno(err, "cannot prepare the trial");
+	}
+	if (watch_trial(supervisor, ends[0], err) < 0) {
+		unwatch_trial(restart);
+		close(ends[1]);
+		free(argv);
+		return -1;
+	}
+	signals_block();
+	restart->trial = fork();
+	if (restart->trial == 0)
+		exec_trial(launch, argv, supervisor->null, ends[1]);
+	signals_unblock();
+	free(argv);
+	close(ends[1]);
+	if (restart->trial < 0) {
+		restart->trial = 0;
+		unwatch_trial(restart);
+		return error_errno(err, "cannot start the trial");
+	}
+	return 0;
+}
+
+/* Many lines become one, each without the "echod: " that a terminal would want. */
+static void trial_failure(const struct restart *restart, int status, struct error *err)
+{
+	const char *line = restart->trial_text;
+	char *out = err->text, *end = err->text + sizeof(err->text);
+
+	err->code = WIFEXITED(status) && WEXITSTATUS(status) != 0 ? WEXITSTATUS(status) : EXIT_FAILED;
+	if (err->code != EXIT_CONFIG && err->code != EXIT_PERMISSION)
+		err->code = EXIT_FAILED;
+	if (restart->trial_late) {
+		error_set(err, EXIT_FAILED, "the trial did not end in time");
+		return;
+	}
+	if (WIFSIGNALED(status) && restart->trial_len == 0) {
+		error_set(err, EXIT_FAILED, "the trial was ended by signal %s",
+			  signals_name(WTERMSIG(status)));
+		return;
+	}
+	if (restart->trial_len == 0) {
+		error_set(err, err->code, "the trial ended with status %d and said nothing",
+			  WEXITSTATUS(status));
+		return;
+	}
+	while (*line != '\0' && out + 3 < end) {
+		size_t len = strcspn(line, "\n");
+		const char *text = strncmp(line, "echod: ", 7) == 0 ? line + 7 : line;
+		int n = snprintf(out, (size_t)(end - out), "%s%.*s", out > err->text ? "; " : "",
+				 (int)(len - (size_t)(text - line)), text);
+
+		out = n < end - out ? out + n : end;
+		line += len + (line[len] == '\n');
+	}
+}
+
+static int hand_over(struct supervisor *supervisor, struct error *err);
+
+bool restart_child_ended(struct supervisor *supervisor, pid_t pid, int status)
+{
+	struct restart *restart = &supervisor->restart;
+	struct error err = {0};
+
+	if (restart->trial == 0 || pid != restart->trial)
+		return false;
+	restart->trial = 0;
+	if (restart->trial_output >= 0)
+		read_trial(restart);
+	restart->trial_text[restart->trial_len] = '\0';
+	unwatch_trial(restart);
+	if (restart->step != RESTART_TRIAL)
+		return true; /* a stop came in between */
+	if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_DONE) {
+		hand_over(supervisor, &err); /* comes back only when it failed */
+	} else {
+		trial_failure(restart, status, &err);
+	}
+	restart_ended(supervisor, &err);
+	return true;
+}
+
+void restart_abandon(struct supervisor *supervisor)
+{
+	struct restart *restart = &supervisor->restart;
+
+	restart->again = false;
+	if (restart->trial > 0)
+		kill(restart->trial, SIGKILL);
+	unwatch_trial(restart);
+	if (restart->step != RESTART_NONE) {
+		struct error err = {0};
+
+		error_set(&err, EXIT_FAILED, "the daemon is stopping");
+		restart_ended(supervisor, &err);
+	}
+}
+
+/* ---- The hand-over -------------------------------------------------------------------------- */
+
+/* Fills lists with borrowed pointers: everything stays where it is if execve fails. */
+static int collect(struct supervisor *supervisor, struct handover *handover, struct error *err)
+{
+	struct generation *current = supervisor->current;
+	struct child *child;
+	size_t children = 0;
+
+	TAILQ_FOREACH(child, &supervisor->children, link)
+		children++;
+	handover->sockets = calloc(current->socket_count + 1, sizeof(*handover->sockets));
+	handover->children = calloc(children + 1, sizeof(*handover->children));
+	if (handover->sockets == NULL || handover->children == NULL)
+		return error_errno(err, "cannot prepare the hand-over");
+	for (size_t i = 0; i < current->socket_count; i++) {
+		const struct generation_socket *socket = &current->sockets[i];
+
+		handover->sockets[handover->socket_count++] = (struct handover_socket){
+			.fd = socket->entry->fd,
+			.service = current->conf->services[socket->service].name,
+			.number = socket->number,
+			.address = socket->entry->address,
+		};
+	}
+	TAILQ_FOREACH(child, &supervisor->children, link)
+		handover->children[handover->child_count++] = (struct handover_child){
+			.pid = child->pid,
+			.channel = child->channel,
+			.counters = child->counters_fd,
+			.service = child->service,
+			.index = child->index,
+			.generation = child->generation,
+			.state = child->state,
+			.ready = child->ready,
+			.started_at = child->started_at,
+		};
+	return control_collect(supervisor->control, handover, err);
+}
+
+/* Close-on-exec off for what is handed over, or on again when the execve has failed. */
+static void set_inherited(const struct handover *handover, int blob, bool inherited)
+{
+	fds_set_cloexec(blob, !inherited);
+	fds_set_cloexec(handover->lock, !inherited);
+	if (handover->control >= 0)
+		fds_set_cloexec(handover->control, !inherited);
+	for (size_t i = 0; i < handover->socket_count; i++)
+		fds_set_cloexec(handover->sockets[i].fd, !inherited);
+	for (size_t i = 0; i < handover->child_count; i++) {
+		fds_set_cloexec(handover->children[i].channel, !inherited);
+		fds_set_cloexec(handover->children[i].counters, !inherited);
+	}
+	for (size_t i = 0; i < handover->client_count; i++)
+		fds_set_cloexec(handover->clients[i].fd, !inherited);
+}
+
+static int write_blob(const struct handover *handover, struct error *err)
+{
+	struct blob_writer writer = {0};
+	int fd = -1;
+
+	handover_pack(handover, &writer);
+	if (writer.failed)
+		error_set(err, EXIT_FAILED, "no memory for the hand-over");
+	else
+		fd = memory_file_sealed("echod-handover", writer.data, writer.len, err);
+	blob_writer_free(&writer);
+	return fd;
+}
+
+static void execute(struct supervisor *supervisor, const struct handover *handover, int blob,
+		    struct error *err)
+{
+	const struct launch *launch = supervisor->launch;
+	char *prefix[] = {launch->self};
+	char **argv = make_argv(launch, prefix, 1);
+	char number[16];
+
+	snprintf(number, sizeof(number), "%d", blob);
+	if (argv == NULL || setenv(HANDOVER_VARIABLE, number, 1) < 0) {
+		error_errno(err, "cannot prepare the restart");
+	} else {
+		/* A signal that comes from here on waits until the new image has its handlers. */
+		signals_block();
+		set_inherited(handover, blob, true);
+		execv(launch->self, argv);
+		error_errno(err, "cannot execute %s", launch->self);
+		set_inherited(handover, blob, false);
+		signals_unblock();
+	}
+	unsetenv(HANDOVER_VARIABLE);
+	free(argv);
+}
+
+static int hand_over(struct supervisor *supervisor, struct error *err)
+{
+	struct handover handover = {
+		.pid = getpid(),
+		.since = supervisor->since,
+		.lock = supervisor->pidfile.fd,
+		.pidfile = supervisor->pidfile.path,
+		.control = control_fd(supervisor->control),
+		.control_path = supervisor->current->conf->control,
+		.generation = supervisor->current->number,
+		.privileges = supervisor->current->privileges,
+		.restarts_begun = supervisor->restart.begun,
+		.restarts_ended = supervisor->restart.ended,
+		.restarts_failed = supervisor->restart.failed,
+		.again = supervisor->restart.again,
+		.had_terminal = supervisor->had_terminal,
+		.ended = supervisor->ended,
+		.source = supervisor->current->source,
+	};
+	int blob = -1;
+
+	if (collect(supervisor, &handover, err) == 0)
+		blob = write_blob(&handover, err);
+	if (blob >= 0) {
+		execute(supervisor, &handover, blob, err);
+		close(blob);
+	}
+	control_uncollect(&handover);
+	free(handover.sockets);
+	free(handover.children);
+	return -1;
+}

@@ -1,0 +1,217 @@
+#include "run/signals.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "os/daemonize.h"
+
+enum class { HANDLED, IGNORED, FATAL };
+
+struct row {
+	int sig;
+	const char *name;
+	enum class supervisor;
+	enum class worker;
+};
+
+/* SIGKILL, SIGSTOP and SIGCONT are the kernel's; the real-time signals are ignored as one. */
+static const struct row table[] = {
+	{SIGHUP, "SIGHUP", HANDLED, IGNORED},
+	{SIGUSR1, "SIGUSR1", HANDLED, IGNORED},
+	{SIGTERM, "SIGTERM", HANDLED, IGNORED},
+	{SIGINT, "SIGINT", HANDLED, IGNORED},
+	{SIGCHLD, "SIGCHLD", HANDLED, IGNORED},
+	{SIGPIPE, "SIGPIPE", IGNORED, IGNORED},
+	{SIGUSR2, "SIGUSR2", IGNORED, IGNORED},
+	{SIGALRM, "SIGALRM", IGNORED, IGNORED},
+	{SIGVTALRM, "SIGVTALRM", IGNORED, IGNORED},
+	{SIGPROF, "SIGPROF", IGNORED, IGNORED},
+	{SIGIO, "SIGIO", IGNORED, IGNORED},
+	{SIGURG, "SIGURG", IGNORED, IGNORED},
+	{SIGTSTP, "SIGTSTP", IGNORED, IGNORED},
+	{SIGTTIN, "SIGTTIN", IGNORED, IGNORED},
+	{SIGTTOU, "SIGTTOU", IGNORED, IGNORED},
+	{SIGWINCH, "SIGWINCH", IGNORED, IGNORED},
+	{SIGXFSZ, "SIGXFSZ", IGNORED, IGNORED},
+	{SIGQUIT, "SIGQUIT", FATAL, FATAL},
+	{SIGILL, "SIGILL", FATAL, FATAL},
+	{SIGTRAP, "SIGTRAP", FATAL, FATAL},
+	{SIGABRT, "SIGABRT", FATAL, FATAL},
+	{SIGBUS, "SIGBUS", FATAL, FATAL},
+	{SIGFPE, "SIGFPE", FATAL, FATAL},
+	{SIGSEGV, "SIGSEGV", FATAL, FATAL},
+	{SIGSYS, "SIGSYS", FATAL, FATAL},
+	{SIGXCPU, "SIGXCPU", FATAL, FATAL},
+	{SIGPWR, "SIGPWR", FATAL, FATAL},
+	{SIGSTKFLT, "SIGSTKFLT", FATAL, FATAL},
+};
+
+#define TABLE_ROWS (sizeof(table) / sizeof(table[0]))
+#define SIGNALS_MAX 65
+
+static volatile sig_atomic_t came[SIGNALS_MAX];
+static int wakeup[2] = {-1, -1};
+
+/* What the fatal handler needs, ready before anything goes wrong. */
+static const struct pidfile *fatal_pidfile;
+static const char *fatal_name = "supervisor";
+static _Alignas(16) unsigned char fatal_stack[64 * 1024];
+
+const char *signals_name(int sig)
+{
+	for (size_t i = 0; i < TABLE_ROWS; i++)
+		if (table[i].sig == sig)
+			return table[i].name;
+	return sig == SIGKILL ? "SIGKILL" : sig == SIGSTOP ? "SIGSTOP" : "SIG?";
+}
+
+/* Rule 17. A flag, and a byte for the loop: a flag alone would be seen at the next event only. */
+static void on_handled(int sig)
+{
+	int saved = errno;
+	ssize_t n;
+
+	came[sig] = 1;
+	n = write(wakeup[1], "", 1);
+	(void)n; /* a full pipe wakes the loop just as well */
+	errno = saved;
+}
+
+/* strcat that is async-signal-safe; `cap` is never reached by the texts below. */
+static size_t append(char *line, size_t cap, size_t used, const char *text)
+{
+	while (*text != '\0' && used < cap)
+		line[used++] = *text++;
+	return used;
+}
+
+/*
+ * Rule 18. The black box: only async-signal-safe calls (signal-safety(7)), on a stack of its own, because
+ * the normal one may be what broke.
+ */
+static void on_fatal(int sig)
+{
+	char line[160];
+	size_t used = append(line, sizeof(line), 0, "fatal signal ");
+	sigset_t only;
+
+	used = append(line, sizeof(line), used, signals_name(sig));
+	used = append(line, sizeof(line), used, " in ");
+	used = append(line, sizeof(line), used, fatal_name);
+	log_write_in_signal(LOG_LEVEL_CRITICAL, line, used);
+	if (fatal_pidfile != NULL)
+		pidfile_unlink_in_signal(fatal_pidfile);
+	/* SA_RESETHAND made the default action stand again: die by the same signal, with its true status. */
+	sigemptyset(&only);
+	sigaddset(&only, sig);
+	sigprocmask(SIG_UNBLOCK, &only, NULL);
+	raise(sig);
+	_exit(128 + sig); /* process 1 survives the raise */
+}
+
+static void set(int sig, enum class class)
+{
+	struct sigaction action = {.sa_flags = SA_RESTART};
+
+	sigfillset(&action.sa_mask);
+	switch (class) {
+	case HANDLED:
+		action.sa_handler = on_handled;
+		if (sig == SIGCHLD)
+			action.sa_flags |= SA_NOCLDSTOP;
+		break;
+	case IGNORED:
+		action.sa_handler = SIG_IGN;
+		break;
+	case FATAL:
+		action.sa_handler = on_fatal;
+		action.sa_flags = SA_RESETHAND | SA_ONSTACK;
+		break;
+	}
+	sigaction(sig, &action, NULL); /* cannot fail for the signals of the table */
+}
+
+static void set_real_time(void)
+{
+	for (int sig = SIGRTMIN; sig <= SIGRTMAX; sig++)
+		set(sig, IGNORED);
+}
+
+int signals_supervisor(struct error *err)
+{
+	stack_t stack = {.ss_sp = fatal_stack, .ss_size = sizeof(fatal_stack)};
+
+	if (pipe2(wakeup, O_CLOEXEC | O_NONBLOCK) < 0)
+		return error_errno(err, "cannot make the wake-up pipe");
+	if (sigaltstack(&stack, NULL) < 0)
+		return error_errno(err, "cannot set the stack of the fatal signals");
+	for (size_t i = 0; i < TABLE_ROWS; i++)
+		set(table[i].sig, table[i].supervisor);
+	set_real_time();
+	return wakeup[0];
+}
+
+void signals_worker(const char *name)
+{
+	fatal_name = name;
+	fatal_pidfile = NULL;
+	/* The pipe is the supervisor's: a worker that wrote into it would wake its parent. */
+	wakeup[0] = wakeup[1] = -1;
+	for (size_t i = 0; i < TABLE_ROWS; i++)
+		set(table[i].sig, table[i].worker);
+}
+
+void signals_set_pidfile(const struct pidfile *pidfile)
+{
+	fatal_pidfile = pidfile;
+}
+
+void signals_clear_wakeup(void)
+{
+	char bytes[64];
+
+	while (read(wakeup[0], bytes, sizeof(bytes)) > 0)
+		;
+}
+
+bool signals_take(int sig)
+{
+	bool was = came[sig];
+
+	/* A signal between the two lines is taken together with the one before it: they ask the same. */
+	came[sig] = 0;
+	return was;
+}
+
+bool signals_waiting(int sig)
+{
+	sigset_t pending;
+
+	return came[sig] || (sigpending(&pending) == 0 && sigismember(&pending, sig) == 1);
+}
+
+void signals_block(void)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+}
+
+void signals_unblock(void)
+{
+	daemon_unblock_signals();
+}
+
+void signals_default(void)
+{
+	struct sigaction by_default = {.sa_handler = SIG_DFL};
+
+	for (int sig = 1; sig <= SIGRTMAX; sig++)
+		sigaction(sig, &by_default, NULL);
+	daemon_unblock_signals();
+}

@@ -1,0 +1,762 @@
+#include "run/supervisor.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/logtarget.h"
+#include "base/io.h"
+#include "os/daemonize.h"
+#include "os/fds.h"
+#include "os/memory_file.h"
+#include "os/notify.h"
+#include "run/control.h"
+#include "run/handover.h"
+#include "run/restart.h"
+#include "run/signals.h"
+
+#include "config.h"
+
+/* Workers of a supervisor that died give their port back within moments. */
+#define PORT_RETRY_MS 2000
+
+/* A quick stop is over within a second: this long for the workers, then they are killed. */
+#define QUICK_STOP_MS 500
+
+/* What a worker may take beyond drain_timeout, which it enforces itself. */
+#define DRAIN_GRACE_MS 1000
+
+/* ---- Log and libevent ----------------------------------------------------------------------- */
+
+int supervisor_open_log(const struct launch *launch, const struct conf *conf, struct error *err)
+{
+	struct log_settings settings = {conf->log.target, conf->log.facility, conf->log.socket};
+	int level = log_level_parse(conf->log.level) + launch->verbosity;
+
+	log_set_level((enum log_level)(level < LOG_LEVEL_ERROR	 ? LOG_LEVEL_ERROR
+				       : level > LOG_LEVEL_DEBUG ? LOG_LEVEL_DEBUG
+								 : level));
+	return logtarget_open(&settings, err);
+}
+
+/* Rule 11. Until "ready" the launcher's stderr gets what the log gets; in the foreground they may be one. */
+static int open_first_log(const struct launch *launch, const struct conf *conf, struct error *err)
+{
+	log_copy_to_stderr(strcmp(conf->log.target, "stderr") != 0);
+	return supervisor_open_log(launch, conf, err);
+}
+
+static void on_libevent_log(int severity, const char *text)
+{
+	if (severity >= EVENT_LOG_WARN)
+		log_warning("libevent: %s", text);
+}
+
+static void on_libevent_fatal(int error)
+{
+	log_error("libevent cannot go on (%d)", error);
+	abort(); /* a fatal signal: recorded, and the pidfile goes */
+}
+
+/* ---- Stopping ------------------------------------------------------------------------------- */
+
+static void end_loop_when_alone(struct supervisor *supervisor)
+{
+	if (supervisor->phase != PHASE_STARTING && supervisor->phase != PHASE_SERVING &&
+	    TAILQ_EMPTY(&supervisor->children))
+		event_base_loopbreak(supervisor->base);
+}
+
+static void on_stop_late(evutil_socket_t fd, short what, void *arg)
+{
+	struct supervisor *supervisor = arg;
+	struct child *child;
+
+	(void)fd;
+	(void)what;
+	TAILQ_FOREACH(child, &supervisor->children, link)
+	{
+		log_warning("%s[%d] does not end: killed", child->name, (int)child->pid);
+		child_kill(child, SIGKILL);
+	}
+}
+
+static void stop_timer(struct supervisor *supervisor, int64_t ms)
+{
+	struct timeval tv = {ms / 1000, ms % 1000 * 1000};
+
+	if (supervisor->stop_timer == NULL)
+		supervisor->stop_timer = evtimer_new(supervisor->base, on_stop_late, supervisor);
+	if (supervisor->stop_timer == NULL || evtimer_add(supervisor->stop_timer, &tv) < 0)
+		on_stop_late(-1, 0, supervisor); /* without a timer, nobody may linger */
+}
+
+static void drop_generation(struct supervisor *supervisor)
+{
+	evtimer_del(supervisor->start_timer);
+	if (supervisor->next == NULL)
+		return;
+	generation_stop(supervisor->next);
+	generation_free(supervisor->next);
+	supervisor->next = NULL;
+}
+
+/* What was begun and never served goes first: a restart, or the start itself. */
+static void drop_next(struct supervisor *supervisor)
+{
+	drop_generation(supervisor);
+	restart_abandon(supervisor);
+}
+
+static void stop_children(struct supervisor *supervisor, enum channel_type order, int64_t ms)
+{
+	struct child *child;
+
+	TAILQ_FOREACH(child, &supervisor->children, link)
+	{
+		if (child->state == CHILD_STARTING && !child->ready)
+			child_kill(child, SIGKILL);
+		else
+			child_order(child, order, ms);
+		child->state = CHILD_STOPPING;
+	}
+}
+
+static void begin_stop(struct supervisor *supervisor, bool polite, const char *why)
+{
+	int64_t patience = supervisor->current->conf->drain_timeout;
+
+	drop_next(supervisor);
+	log_notice(polite ? "%s: stopping when clients have their answers, within %.1f s"
+			  : "%s: stopping at once",
+		   why, (double)patience / 1000);
+	notify_send("STOPPING=1\nSTATUS=Stopping");
+	supervisor->phase = polite ? PHASE_DRAINING : PHASE_QUITTING;
+	if (polite) {
+		stop_children(supervisor, CHANNEL_DRAIN, patience);
+		stop_timer(supervisor, patience + DRAIN_GRACE_MS);
+	} else {
+		stop_children(supervisor, CHANNEL_QUIT, 0);
+		stop_timer(supervisor, QUICK_STOP_MS);
+	}
+	/* The workers empty the queues; with our copies gone too, the kernel refuses new clients. */
+	generation_close_sockets(supervisor->current);
+	end_loop_when_alone(supervisor);
+}
+
+/* ---- The first generation ------------------------------------------------------------------- */
+
+static void start_failed(struct supervisor *supervisor, const struct error *failure)
+{
+	supervisor->exit_code = failure->code;
+	log_write_quietly(LOG_LEVEL_ERROR, "cannot start: %s", failure->text);
+	if (supervisor->report_fd >= 0)
+		daemon_report(&supervisor->report_fd, failure);
+	else if (logtarget_fd() != STDERR_FILENO)
+		dprintf(STDERR_FILENO, "echod: %s\n", failure->text);
+	if (supervisor->next != NULL)
+		generation_stop(supervisor->next);
+	supervisor->phase = PHASE_QUITTING;
+	if (supervisor->base != NULL)
+		end_loop_when_alone(supervisor);
+}
+
+static void log_serving(const struct supervisor *supervisor)
+{
+	const struct generation *current = supervisor->current;
+	char text[ADDR_TEXT_MAX];
+
+	for (size_t i = 0; i < current->socket_count; i++) {
+		if (current->sockets[i].number != 0)
+			continue;
+		address_format(text, sizeof(text),
+			       (struct sockaddr *)&current->sockets[i].entry->address.storage);
+		log_notice("service %s is served on %s",
+			   current->conf->services[current->sockets[i].service].name, text);
+	}
+}
+
+/* A client would be served now: say so to whoever waits, then let go of the terminal. */
+static void start_done(struct supervisor *supervisor)
+{
+	struct error err = {0};
+
+	supervisor->phase = PHASE_SERVING;
+	log_copy_to_stderr(false);
+	log_notice("echod %s is ready", PACKAGE_VERSION);
+	log_serving(supervisor);
+	notify_send("READY=1\nMAINPID=%d\nSTATUS=Serving", (int)getpid());
+	daemon_report(&supervisor->report_fd, &err);
+	if (!supervisor->launch->foreground && daemon_detach(&err) < 0)
+		log_error("%s", err.text);
+	if (supervisor->restart.again)
+		restart_request(supervisor);
+}
+
+static void end_oldest_retiring(struct supervisor *supervisor)
+{
+	int64_t allowed = supervisor->current->conf->max_retiring, retiring = 0;
+	struct child *child;
+
+	TAILQ_FOREACH(child, &supervisor->children, link)
+		retiring += child->state == CHILD_RETIRING;
+	TAILQ_FOREACH(child, &supervisor->children, link)
+	{
+		if (retiring <= allowed)
+			break;
+		if (child->state != CHILD_RETIRING)
+			continue;
+		log_notice("%s[%d] is ended: more than %" PRId64 " processes retire (max_retiring)",
+			   child->name, (int)child->pid, allowed);
+		child->state = CHILD_STOPPING;
+		child_order(child, CHANNEL_QUIT, 0);
+		retiring--;
+	}
+}
+
+static void take_over(struct supervisor *supervisor)
+{
+	struct generation *old = supervisor->current;
+	struct error err = {0};
+
+	supervisor->current = supervisor->next;
+	supervisor->next = NULL;
+	evtimer_del(supervisor->start_timer);
+	if (old == NULL) {
+		start_done(supervisor);
+		return;
+	}
+	if (supervisor_open_log(supervisor->launch, supervisor->current->conf, &err) < 0)
+		log_error("%s; the log goes on where it went", err.text);
+	log_serving(supervisor);
+	generation_retire(old);
+	generation_free(old);
+	end_oldest_retiring(supervisor);
+	restart_ended(supervisor, NULL);
+}
+
+void supervisor_next_done(struct supervisor *supervisor, const struct error *failure)
+{
+	struct error err = {0};
+
+	if (failure == NULL && generation_commit(supervisor->next, &err) < 0)
+		failure = &err;
+	if (failure == NULL) {
+		take_over(supervisor);
+	} else if (supervisor->phase == PHASE_STARTING) {
+		start_failed(supervisor, failure);
+	} else {
+		drop_generation(supervisor);
+		restart_ended(supervisor, failure);
+	}
+}
+
+static void on_workers_late(evutil_socket_t fd, short what, void *arg)
+{
+	struct supervisor *supervisor = arg;
+	struct error err = {0};
+
+	(void)fd;
+	(void)what;
+	error_set(&err, EXIT_FAILED, "the workers did not get ready within start_timeout (%.1f s)",
+		  (double)supervisor->next->conf->start_timeout / 1000);
+	supervisor_next_done(supervisor, &err);
+}
+
+/* ---- Signals -------------------------------------------------------------------------------- */
+
+static void reap(struct supervisor *supervisor)
+{
+	int status;
+	pid_t pid;
+
+	/* Rule 22. Signals are not counted: one SIGCHLD may stand for many deaths. */
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		struct child *child = child_find(&supervisor->children, pid);
+
+		if (child != NULL)
+			generation_child_ended(child, status);
+		else if (!restart_child_ended(supervisor, pid, status))
+			log_debug("reaped process %d, which is none of ours", (int)pid);
+	}
+	end_loop_when_alone(supervisor);
+}
+
+static void stop_by_signal(struct supervisor *supervisor, int sig)
+{
+	struct error err = {0};
+
+	switch (supervisor->phase) {
+	case PHASE_STARTING:
+		error_set(&err, EXIT_FAILED, "ended by %s before it was ready", signals_name(sig));
+		start_failed(supervisor, &err);
+		break;
+	case PHASE_SERVING:
+		begin_stop(supervisor, sig == SIGUSR1, signals_name(sig));
+		break;
+	case PHASE_DRAINING:
+		begin_stop(supervisor, false, "a second signal");
+		break;
+	case PHASE_QUITTING:
+		break; /* as quick as it gets */
+	}
+}
+
+/* In the foreground SIGHUP may also mean what it meant first: the terminal is gone. */
+static bool terminal_is_gone(const struct supervisor *supervisor)
+{
+	int fd;
+
+	if (!supervisor->launch->foreground || !supervisor->had_terminal)
+		return false;
+	fd = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+	if (fd >= 0)
+		close(fd);
+	return fd < 0;
+}
+
+static void on_wakeup(evutil_socket_t fd, short what, void *arg)
+{
+	struct supervisor *supervisor = arg;
+
+	(void)fd;
+	(void)what;
+	signals_clear_wakeup();
+	if (signals_take(SIGCHLD))
+		reap(supervisor);
+	/* A stop wins over a restart. */
+	if (signals_take(SIGTERM))
+		stop_by_signal(supervisor, SIGTERM);
+	if (signals_take(SIGINT))
+		stop_by_signal(supervisor, SIGINT);
+	if (signals_take(SIGUSR1))
+		stop_by_signal(supervisor, SIGUSR1);
+	if (signals_take(SIGHUP)) {
+		if (terminal_is_gone(supervisor))
+			stop_by_signal(supervisor, SIGTERM);
+		else
+			restart_request(supervisor);
+	}
+}
+
+static int make_loop(struct supervisor *supervisor, int wakeup, struct error *err)
+{
+	event_set_log_callback(on_libevent_log);
+	event_set_fatal_callback(on_libevent_fatal);
+	supervisor->base = event_base_new();
+	if (supervisor->base == NULL)
+		return error_set(err, EXIT_FAILED, "cannot make an event loop");
+	supervisor->wakeup =
+		event_new(supervisor->base, wakeup, EV_READ | EV_PERSIST, on_wakeup, supervisor);
+	supervisor->start_timer = evtimer_new(supervisor->base, on_workers_late, supervisor);
+	if (supervisor->wakeup == NULL || supervisor->start_timer == NULL ||
+	    event_add(supervisor->wakeup, NULL) < 0)
+		return error_set(err, EXIT_FAILED, "no memory for the event loop");
+	return 0;
+}
+
+static int start_workers(struct supervisor *supervisor, struct error *err)
+{
+	int64_t limit = supervisor->next->conf->start_timeout;
+	struct timeval tv = {limit / 1000, limit % 1000 * 1000};
+
+	if (evtimer_add(supervisor->start_timer, &tv) < 0)
+		return error_set(err, EXIT_FAILED, "no memory for a timer");
+	return generation_start(supervisor->next, err);
+}
+
+/* ---- The end -------------------------------------------------------------------------------- */
+
+/* Rule 24. Everything is let go by name: it shows that we know what we held. */
+static int tear_down(struct supervisor *supervisor)
+{
+	struct child *child;
+
+	while ((child = TAILQ_FIRST(&supervisor->children)) != NULL) {
+		child_kill(child, SIGKILL);
+		while (waitpid(child->pid, NULL, 0) < 0 && errno == EINTR)
+			;
+		child_remove(child);
+	}
+	generation_free(supervisor->next);
+	generation_free(supervisor->current);
+	sockets_close(&supervisor->sockets);
+	control_close(supervisor->control);
+	signals_set_pidfile(NULL);
+	pidfile_remove(&supervisor->pidfile);
+	if (supervisor->wakeup != NULL)
+		event_free(supervisor->wakeup);
+	if (supervisor->start_timer != NULL)
+		event_free(supervisor->start_timer);
+	if (supervisor->stop_timer != NULL)
+		event_free(supervisor->stop_timer);
+	if (supervisor->base != NULL)
+		event_base_free(supervisor->base);
+	libevent_global_shutdown();
+	if (supervisor->null > STDERR_FILENO)
+		close(supervisor->null);
+	log_notice("stopped");
+	logtarget_close();
+	return supervisor->exit_code;
+}
+
+static void set_up(struct supervisor *supervisor, const struct launch *launch)
+{
+	*supervisor = (struct supervisor){
+		.launch = launch,
+		.pidfile = PIDFILE_NONE,
+		.null = -1,
+		.report_fd = -1,
+		.since = time(NULL),
+		.restart = {.trial_output = -1},
+	};
+	TAILQ_INIT(&supervisor->children);
+	TAILQ_INIT(&supervisor->sockets);
+}
+
+/* ---- A start -------------------------------------------------------------------------------- */
+
+/* The process: what was inherited is undone before the first handler stands. */
+static int become_supervisor(const struct launch *launch, const struct conf *conf, const int *keep,
+			     size_t keep_count, bool set_priority, struct error *err)
+{
+	struct daemon_reset_options reset = {
+		.keep_fds = keep,
+		.keep_count = keep_count,
+		.reset_priority =
+			set_priority && (conf->nice_set || (geteuid() == 0 && !launch->foreground)),
+		.nice = (int)conf->nice,
+	};
+	int wakeup;
+
+	if (daemon_reset(&reset, err) < 0)
+		return -1;
+	wakeup = signals_supervisor(err);
+	if (wakeup >= 0)
+		daemon_unblock_signals();
+	fds_raise_limit();
+	return wakeup;
+}
+
+static void remember_terminal(struct supervisor *supervisor)
+{
+	int fd = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+
+	supervisor->had_terminal = fd >= 0;
+	if (fd >= 0)
+		close(fd);
+}
+
+static int open_null(struct supervisor *supervisor, struct error *err)
+{
+	if (supervisor->launch->foreground) {
+		remember_terminal(supervisor);
+		return 0;
+	}
+	supervisor->null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	return supervisor->null < 0 ? error_errno(err, "cannot open /dev/null") : 0;
+}
+
+static int start(struct supervisor *supervisor, struct conf_source *source, struct conf *conf,
+		 struct error *err)
+{
+	int wakeup = become_supervisor(supervisor->launch, conf, &supervisor->report_fd, 1, true, err);
+
+	if (wakeup < 0 || open_first_log(supervisor->launch, conf, err) < 0 ||
+	    open_null(supervisor, err) < 0 || pidfile_lock(&supervisor->pidfile, conf->pidfile, err) < 0) {
+		conf_source_free(source);
+		conf_free(conf);
+		return -1;
+	}
+	signals_set_pidfile(&supervisor->pidfile);
+	if (make_loop(supervisor, wakeup, err) < 0) {
+		conf_source_free(source);
+		conf_free(conf);
+		return -1;
+	}
+	supervisor->next = generation_new(supervisor, 1, source, conf, err);
+	if (supervisor->next == NULL ||
+	    privileges_resolve(&supervisor->next->privileges, conf->user, conf->group, err) < 0 ||
+	    generation_bind(supervisor->next, PORT_RETRY_MS, err) < 0)
+		return -1;
+	supervisor->control = control_open(supervisor, conf->control, err);
+	if (supervisor->control == NULL)
+		return -1;
+	return start_workers(supervisor, err);
+}
+
+int supervisor_run(const struct launch *launch, struct conf_source *source, struct conf *conf,
+		   int report_fd)
+{
+	struct supervisor supervisor;
+	struct error err = {0};
+
+	set_up(&supervisor, launch);
+	supervisor.report_fd = report_fd;
+	if (start(&supervisor, source, conf, &err) < 0)
+		start_failed(&supervisor, &err);
+	else
+		event_base_dispatch(supervisor.base);
+	return tear_down(&supervisor);
+}
+
+/* ---- Going on after execve ------------------------------------------------------------------ */
+
+static int read_handover(struct handover *handover, int fd, struct error *err)
+{
+	size_t len;
+	void *data = memory_file_read(fd, &len, err);
+	int result = data == NULL ? -1 : handover_unpack(handover, data, len, err);
+
+	free(data);
+	return result;
+}
+
+/* The descriptors that stay: all that the hand-over names. In fresh memory. */
+static int *handed_over_fds(const struct handover *handover, size_t *count)
+{
+	int *fds = calloc(2 + handover->socket_count + 2 * handover->child_count + handover->client_count,
+			  sizeof(*fds));
+	size_t n = 0;
+
+	if (fds == NULL)
+		return NULL;
+	fds[n++] = handover->lock;
+	fds[n++] = handover->control;
+	for (size_t i = 0; i < handover->socket_count; i++)
+		fds[n++] = handover->sockets[i].fd;
+	for (size_t i = 0; i < handover->child_count; i++) {
+		fds[n++] = handover->children[i].channel;
+		fds[n++] = handover->children[i].counters;
+	}
+	for (size_t i = 0; i < handover->client_count; i++)
+		fds[n++] = handover->clients[i].fd;
+	for (size_t i = 0; i < n; i++)
+		if (fds[i] >= 0)
+			fds_set_cloexec(fds[i], true);
+	*count = n;
+	return fds;
+}
+
+static void adopt_sockets(struct supervisor *supervisor, const struct handover *handover)
+{
+	struct generation *current = supervisor->current;
+	struct error err = {0};
+
+	for (size_t i = 0; i < handover->socket_count; i++) {
+		const struct handover_socket *from = &handover->sockets[i];
+		struct socket_entry *entry = sockets_adopt(&supervisor->sockets, &from->address,
+							   from->number, from->fd, &err);
+		size_t service = 0;
+
+		while (service < current->conf->service_count &&
+		       strcmp(current->conf->services[service].name, from->service) != 0)
+			service++;
+		if (entry == NULL)
+			log_error("%s", err.text);
+		else if (service == current->conf->service_count ||
+			 generation_add_socket(current, entry, service, from->number, &err) < 0)
+			log_error("the handed-over socket of service %s belongs to no service", from->service);
+	}
+}
+
+static void adopt_child(struct supervisor *supervisor, const struct handover_child *from)
+{
+	struct child prototype = {
+		.pid = (pid_t)from->pid,
+		.index = from->index,
+		.generation = from->generation,
+		.state = (enum child_state)from->state,
+		.ready = from->ready,
+		.started_at = from->started_at,
+		.channel = from->channel,
+		.counters_fd = from->counters,
+	};
+	struct slot *slot = NULL;
+	struct error err = {0};
+	struct child *child;
+
+	snprintf(prototype.service, sizeof(prototype.service), "%s", from->service);
+	snprintf(prototype.name, sizeof(prototype.name), "%s/%u", from->service, from->index);
+	if (!memory_file_is_shared(from->counters, sizeof(struct counters))) {
+		log_error("%s[%d] was handed over without its counters: killed", prototype.name,
+			  (int)prototype.pid);
+		kill(prototype.pid, SIGKILL);
+		close(from->channel);
+		close(from->counters);
+		return;
+	}
+	child = child_add(supervisor, &prototype, &err);
+	if (child == NULL)
+		log_error("%s", err.text);
+	else if (from->generation == supervisor->current->number &&
+		 (child->state == CHILD_STARTING || child->state == CHILD_RUNNING))
+		slot = generation_slot(supervisor->current, from->service, from->index);
+	if (slot != NULL)
+		slot->child = child;
+}
+
+/* What served before execve serves on, by the configuration that it was started with. */
+static int adopt(struct supervisor *supervisor, struct handover *handover, int wakeup, struct conf *conf,
+		 struct error *err)
+{
+	struct conf_source *source = handover->source;
+
+	handover->source = NULL;
+	if (make_loop(supervisor, wakeup, err) < 0) {
+		conf_source_free(source);
+		conf_free(conf);
+		return -1;
+	}
+	supervisor->current = generation_new(supervisor, handover->generation, source, conf, err);
+	if (supervisor->current == NULL)
+		return -1;
+	supervisor->current->privileges = handover->privileges;
+	supervisor->current->committed = true;
+	adopt_sockets(supervisor, handover);
+	for (size_t i = 0; i < handover->child_count; i++)
+		adopt_child(supervisor, &handover->children[i]);
+	if (handover->control >= 0) {
+		supervisor->control = control_adopt(supervisor, handover->control_path, handover, err);
+		if (supervisor->control == NULL)
+			log_error("%s", err->text);
+	}
+	supervisor->phase = PHASE_SERVING;
+	supervisor->since = handover->since;
+	supervisor->had_terminal = handover->had_terminal;
+	supervisor->ended = handover->ended;
+	supervisor->restart.begun = handover->restarts_begun;
+	supervisor->restart.ended = handover->restarts_ended;
+	supervisor->restart.failed = handover->restarts_failed;
+	supervisor->restart.again = handover->again;
+	supervisor->restart.step = RESTART_WORKERS;
+	return 0;
+}
+
+/* Read the file anew. It was sound in the trial a moment ago, but may have been changed since. */
+static struct conf *read_conf(const struct launch *launch, struct conf_source **source,
+			      struct error *err)
+{
+	struct conf_errors errors = {0};
+	struct conf *conf = NULL;
+
+	*source = conf_source_load(launch->config, &errors);
+	if (*source != NULL)
+		conf = conf_parse(*source, &launch->overrides, &errors);
+	if (errors.count > 0 || conf == NULL) {
+		error_set(err, EXIT_CONFIG, "%s",
+			  errors.count > 0 ? errors.lines[0] : "no memory for the configuration");
+		conf_source_free(*source);
+		conf_free(conf);
+		conf = NULL;
+	}
+	conf_errors_free(&errors);
+	return conf;
+}
+
+static int check_unchanged(const struct supervisor *supervisor, const struct conf *conf,
+			   struct error *err)
+{
+	const struct conf *old = supervisor->current->conf;
+
+	if (strcmp(conf->pidfile, old->pidfile) != 0)
+		return error_set(err, EXIT_CONFIG,
+				 "pidfile cannot change at a restart (from %s to %s): stop and start",
+				 old->pidfile, conf->pidfile);
+	if (strcmp(conf->control, old->control) != 0)
+		return error_set(err, EXIT_CONFIG,
+				 "control cannot change at a restart (from %s to %s): stop and start",
+				 old->control, conf->control);
+	return 0;
+}
+
+static int start_next(struct supervisor *supervisor, struct error *err)
+{
+	struct conf_source *source;
+	struct conf *conf = read_conf(supervisor->launch, &source, err);
+
+	if (conf == NULL)
+		return -1;
+	if (check_unchanged(supervisor, conf, err) < 0) {
+		conf_source_free(source);
+		conf_free(conf);
+		return -1;
+	}
+	supervisor->next =
+		generation_new(supervisor, supervisor->current->number + 1, source, conf, err);
+	if (supervisor->next == NULL ||
+	    privileges_resolve(&supervisor->next->privileges, conf->user, conf->group, err) < 0 ||
+	    generation_bind(supervisor->next, 0, err) < 0)
+		return -1;
+	return start_workers(supervisor, err);
+}
+
+/* The configuration that served until now: with this binary it may have errors, but it must go on. */
+static struct conf *parse_served(const struct launch *launch, const struct conf_source *source)
+{
+	struct conf_errors errors = {0};
+	struct conf *conf = conf_parse(source, &launch->overrides, &errors);
+
+	conf_errors_free(&errors);
+	return conf;
+}
+
+static int resume(struct supervisor *supervisor, struct handover *handover, struct error *err)
+{
+	const struct launch *launch = supervisor->launch;
+	struct conf *conf = parse_served(launch, handover->source);
+	size_t count;
+	int *keep = handed_over_fds(handover, &count), wakeup;
+
+	if (conf == NULL || keep == NULL) {
+		conf_free(conf);
+		free(keep);
+		return error_set(err, EXIT_FAILED, "no memory to go on after the restart");
+	}
+	wakeup = become_supervisor(launch, conf, keep, count, false, err);
+	free(keep);
+	if (supervisor_open_log(launch, conf, err) < 0)
+		log_error("%s", err->text);
+	if (wakeup < 0 ||
+	    pidfile_adopt(&supervisor->pidfile, handover->pidfile, handover->lock, err) < 0) {
+		conf_free(conf);
+		return -1;
+	}
+	signals_set_pidfile(&supervisor->pidfile);
+	/* In a daemon 0 to 2 are /dev/null since its first "ready". */
+	supervisor->null = launch->foreground ? -1 : STDIN_FILENO;
+	return adopt(supervisor, handover, wakeup, conf, err);
+}
+
+int supervisor_resume(const struct launch *launch, int handover_fd)
+{
+	struct supervisor supervisor;
+	struct handover handover;
+	struct error err = {0};
+
+	set_up(&supervisor, launch);
+	if (read_handover(&handover, handover_fd, &err) < 0 || resume(&supervisor, &handover, &err) < 0) {
+		/* Only without memory, or when somebody started us with a made-up hand-over. */
+		log_error("cannot go on after the restart: %s", err.text);
+		dprintf(STDERR_FILENO, "echod: cannot go on after the restart: %s\n", err.text);
+		handover_free(&handover);
+		supervisor.exit_code = EXIT_FAILED;
+		return tear_down(&supervisor);
+	}
+	handover_free(&handover);
+	/* What died during the exec may have left no signal. */
+	reap(&supervisor);
+	if (start_next(&supervisor, &err) < 0)
+		supervisor_next_done(&supervisor, &err);
+	event_base_dispatch(supervisor.base);
+	return tear_down(&supervisor);
+}

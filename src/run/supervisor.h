@@ -1,0 +1,94 @@
+/*
+ * The supervisor: the daemon's first process. It owns the pid lock, the listening sockets, the control
+ * socket and the counters, starts and restarts the workers, and never reads a byte that a client sent.
+ */
+#ifndef ECHOD_RUN_SUPERVISOR_H
+#define ECHOD_RUN_SUPERVISOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "net/counters.h"
+#include "os/pidfile.h"
+#include "run/child.h"
+#include "run/generation.h"
+#include "run/launch.h"
+#include "run/sockets.h"
+
+struct control;
+struct event_base;
+struct event;
+
+enum phase {
+	PHASE_STARTING, /* the first generation is not ready yet: every failure ends the start */
+	PHASE_SERVING,
+	PHASE_DRAINING, /* a polite stop waits for clients */
+	PHASE_QUITTING, /* a quick stop */
+};
+
+enum restart_step {
+	RESTART_NONE,
+	RESTART_TRIAL,	/* `echod check` of the new executable is running */
+	RESTART_WORKERS, /* in the new image: its workers are getting ready */
+};
+
+/* What a restart in place is doing, and how the last one ended. */
+struct restart {
+	enum restart_step step;
+	bool again;	/* SIGHUP came meanwhile: one more after this one */
+	uint64_t begun; /* how many have begun and ended since the daemon was started */
+	uint64_t ended;
+	uint64_t failed;
+	int last_code; /* exit code of the last one; 0: it succeeded */
+	char last_text[ERROR_TEXT_MAX]; /* "" before the first */
+	pid_t trial;			/* 0: none */
+	int trial_output;		/* -1: none */
+	struct event *trial_event;
+	struct event *timer; /* of the step */
+	bool trial_late;
+	size_t trial_len;
+	char trial_text[ERROR_TEXT_MAX];
+};
+
+struct supervisor {
+	const struct launch *launch;
+	struct event_base *base;
+	enum phase phase;
+	struct pidfile pidfile;
+	struct control *control;
+	int null;	/* /dev/null for workers; -1 in the foreground */
+	int report_fd;	/* to the launching command, until ready; -1: none */
+	time_t since;	/* when the daemon was started */
+	bool had_terminal;
+	struct generation *current; /* serves; NULL before the first commit */
+	struct generation *next;    /* getting ready */
+	struct child_list children; /* of all generations */
+	struct socket_table sockets;
+	struct counters_total ended; /* of the children that are gone */
+	struct restart restart;
+	struct event *wakeup;
+	struct event *start_timer; /* for the first generation */
+	struct event *stop_timer;  /* kills what is left of a stop */
+	int exit_code;
+};
+
+/*
+ * Start and serve until a stop; the process has been daemonized unless launch->foreground. Takes source
+ * and conf. Returns the exit code; failures were reported through `report_fd` (-1: to stderr).
+ */
+int supervisor_run(const struct launch *launch, struct conf_source *source, struct conf *conf,
+		   int report_fd);
+
+/* The same in the image that a restart has executed; `handover_fd` as HANDOVER_VARIABLE names it. */
+int supervisor_resume(const struct launch *launch, int handover_fd);
+
+/* ---- For the other parts of src/run ---------------------------------------------------------- */
+
+/* All workers of the next generation are ready, or it has failed for this reason (NULL: ready). */
+void supervisor_next_done(struct supervisor *supervisor, const struct error *failure);
+
+/* The settings of the log, as this configuration and the options say. Opens a target that changed. */
+int supervisor_open_log(const struct launch *launch, const struct conf *conf, struct error *err);
+
+#endif

@@ -1,0 +1,254 @@
+#include "run/worker.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "net/server.h"
+#include "os/daemonize.h"
+#include "os/fds.h"
+#include "run/channel.h"
+#include "run/signals.h"
+
+#include "config.h"
+
+struct worker {
+	struct worker_start *start;
+	struct event_base *base;
+	struct server *server;
+	struct event *channel;
+	struct event *deadline;
+	struct counters *counters;
+};
+
+/* There is one worker a process; the log's output needs its channel. */
+static int log_channel = -1;
+static struct counters *log_counters;
+
+static void log_to_channel(enum log_level level, const char *line, size_t len)
+{
+	if (channel_send(log_channel, CHANNEL_LOG, level, line, len) < 0 && log_counters != NULL)
+		counter_add(&log_counters->log_dropped, 1);
+}
+
+static const struct log_output channel_output = {log_to_channel, log_to_channel};
+
+static void on_libevent_log(int severity, const char *text)
+{
+	if (severity >= EVENT_LOG_WARN)
+		log_warning("libevent: %s", text);
+}
+
+static void on_libevent_fatal(int error)
+{
+	log_error("libevent cannot go on (%d)", error);
+	abort();
+}
+
+/* ---- Orders --------------------------------------------------------------------------------- */
+
+static void on_deadline(evutil_socket_t fd, short what, void *arg)
+{
+	struct worker *worker = arg;
+
+	(void)fd;
+	(void)what;
+	server_cut_off(worker->server);
+}
+
+static void set_deadline(struct worker *worker, int64_t ms)
+{
+	struct timeval tv = {ms / 1000, ms % 1000 * 1000};
+
+	evtimer_add(worker->deadline, &tv);
+}
+
+/* The server neither accepts nor serves any more. */
+static void on_idle(void *arg)
+{
+	struct worker *worker = arg;
+
+	event_base_loopexit(worker->base, NULL);
+}
+
+static void go(struct worker *worker)
+{
+	struct error err = {0};
+
+	for (size_t i = 0; i < worker->start->socket_count; i++)
+		if (server_listen(worker->server, worker->start->sockets[i], &err) < 0) {
+			log_error("%s", err.text);
+			exit(EXIT_FAILED);
+		}
+}
+
+static void retire(struct worker *worker, int64_t ms, bool empty_queue)
+{
+	if (ms > 0)
+		set_deadline(worker, ms);
+	server_stop_accepting(worker->server, empty_queue);
+}
+
+static void drain(struct worker *worker, int64_t ms)
+{
+	server_stop_accepting(worker->server, true);
+	server_drain(worker->server);
+	set_deadline(worker, ms);
+}
+
+static void on_channel(evutil_socket_t fd, short what, void *arg)
+{
+	struct worker *worker = arg;
+	struct channel_message message;
+	int result;
+
+	(void)what;
+	while ((result = channel_receive(fd, &message)) > 0) {
+		switch ((enum channel_type)message.type) {
+		case CHANNEL_GO:
+			go(worker);
+			break;
+		case CHANNEL_RETIRE:
+		case CHANNEL_RETIRE_LAST:
+			retire(worker, message.value, message.type == CHANNEL_RETIRE_LAST);
+			break;
+		case CHANNEL_DRAIN:
+			drain(worker, message.value);
+			break;
+		case CHANNEL_QUIT:
+			server_stop_accepting(worker->server, false);
+			server_cut_off(worker->server);
+			on_idle(worker);
+			break;
+		default:
+			break;
+		}
+	}
+	if (result < 0) {
+		/* The supervisor is gone. Whoever starts the next one finds the port free at once. */
+		event_del(worker->channel);
+		retire(worker, worker->start->drain_timeout_ms > 0 ? worker->start->drain_timeout_ms : 1,
+		       true);
+	}
+}
+
+/* ---- The start ------------------------------------------------------------------------------ */
+
+static int map_counters(struct worker *worker, struct error *err)
+{
+	worker->counters = mmap(NULL, sizeof(*worker->counters), PROT_READ | PROT_WRITE, MAP_SHARED,
+				worker->start->counters, 0);
+	if (worker->counters == MAP_FAILED)
+		return error_errno(err, "cannot map the counters");
+	log_counters = worker->counters;
+	return 0;
+}
+
+/* The written list of what a worker may hold: 0 to 2, the channel, its sockets. All else is closed. */
+static int keep_descriptors(struct worker *worker, struct error *err)
+{
+	const struct worker_start *start = worker->start;
+	int *keep = calloc(start->socket_count + 1, sizeof(*keep));
+
+	if (keep == NULL)
+		return error_errno(err, "cannot list descriptors");
+	if (start->null >= 0 && fds_redirect_standard(start->null) < 0) {
+		free(keep);
+		return error_errno(err, "cannot put 0, 1 and 2 on /dev/null");
+	}
+	keep[0] = start->channel;
+	memcpy(keep + 1, start->sockets, start->socket_count * sizeof(*keep));
+	fds_close_except(keep, start->socket_count + 1);
+	free(keep);
+	return 0;
+}
+
+static struct server_settings settings_of(const struct conf_service *service)
+{
+	return (struct server_settings){
+		.proto = proto_find(service->protocol),
+		.max_requests =
+			service->max_lines == 0 ? PROTO_NO_LIMIT : (uint64_t)service->max_lines,
+		.max_line = (size_t)service->max_line,
+		.max_pending = (size_t)service->max_pending,
+		.idle_timeout_ms = service->idle_timeout,
+		.write_timeout_ms = service->write_timeout,
+		.read_at_accept = service->defer_accept > 0,
+	};
+}
+
+static int make_server(struct worker *worker, struct error *err)
+{
+	struct server_settings settings = settings_of(worker->start->service);
+
+	if (settings.proto == NULL)
+		return error_set(err, EXIT_CONFIG, "there is no protocol '%s'",
+				 worker->start->service->protocol);
+	worker->base = event_base_new();
+	if (worker->base == NULL)
+		return error_set(err, EXIT_FAILED, "cannot make an event loop");
+	worker->server = server_new(worker->base, &settings, worker->counters, on_idle, worker);
+	worker->channel = event_new(worker->base, worker->start->channel, EV_READ | EV_PERSIST,
+				    on_channel, worker);
+	worker->deadline = evtimer_new(worker->base, on_deadline, worker);
+	if (worker->server == NULL || worker->channel == NULL || worker->deadline == NULL ||
+	    event_add(worker->channel, NULL) < 0)
+		return error_set(err, EXIT_FAILED, "cannot set up the event loop");
+	return 0;
+}
+
+static int set_up(struct worker *worker, struct error *err)
+{
+	char title[16]; /* the kernel's limit (prctl(2), PR_SET_NAME) */
+
+	strncpy(title, worker->start->name, sizeof(title) - 1);
+	title[sizeof(title) - 1] = '\0';
+	prctl(PR_SET_NAME, title);
+	/* The loop of the supervisor is left alone: freeing it here would end its epoll registrations. */
+	if (map_counters(worker, err) < 0 || keep_descriptors(worker, err) < 0 ||
+	    privileges_drop(worker->start->privileges, err) < 0)
+		return -1;
+#ifdef ECHOD_SANITIZERS
+	/* The leak check looks at the process through ptrace, which a change of user had forbidden. */
+	prctl(PR_SET_DUMPABLE, 1);
+#endif
+	return make_server(worker, err);
+}
+
+static void tear_down(struct worker *worker)
+{
+	server_free(worker->server);
+	event_free(worker->deadline);
+	event_free(worker->channel);
+	event_base_free(worker->base);
+	libevent_global_shutdown();
+	munmap(worker->counters, sizeof(*worker->counters));
+}
+
+_Noreturn void worker_main(struct worker_start *start)
+{
+	struct worker worker = {.start = start};
+	struct error err = {0};
+
+	log_channel = start->channel;
+	log_copy_to_stderr(false);
+	log_set_output(&channel_output);
+	event_set_log_callback(on_libevent_log);
+	event_set_fatal_callback(on_libevent_fatal);
+	signals_worker(start->name);
+	if (set_up(&worker, &err) < 0) {
+		channel_send(start->channel, CHANNEL_FAILED, err.code, err.text, strlen(err.text));
+		_exit(EXIT_FAILED);
+	}
+	signals_unblock();
+	channel_send(start->channel, CHANNEL_READY, 0, NULL, 0);
+	event_base_dispatch(worker.base);
+	log_counters = NULL;
+	tear_down(&worker);
+	exit(EXIT_DONE);
+}

@@ -1,0 +1,31 @@
+/*
+ * A worker: a process that the supervisor forked to serve one service. It drops every privilege and every
+ * descriptor that it does not need before it looks at the first client, and opens nothing afterwards.
+ */
+#ifndef ECHOD_RUN_WORKER_H
+#define ECHOD_RUN_WORKER_H
+
+#include <stddef.h>
+
+#include "conf/conf.h"
+#include "os/privileges.h"
+
+struct worker_start {
+	const char *name; /* "line/0" */
+	const struct conf_service *service;
+	const struct privileges *privileges;
+	int64_t drain_timeout_ms; /* how long it lives on without a supervisor */
+	int channel;		  /* its end */
+	int counters;		  /* a memory file of struct counters */
+	int null;		  /* /dev/null, for 0 to 2; -1: they stay (foreground) */
+	int *sockets;		  /* where it listens; bound, perhaps listening already */
+	size_t socket_count;
+};
+
+/*
+ * Runs in the child of fork, with every signal blocked, and ends with the process: exit status 0 after an
+ * ordered end, 1 when it could not serve (the channel has said why).
+ */
+_Noreturn void worker_main(struct worker_start *start);
+
+#endif
