@@ -126,28 +126,33 @@ size_t text_escape(char *out, size_t cap, const char *text, size_t len)
 	return used;
 }
 
+static unsigned least_of(unsigned a, unsigned b)
+{
+	return a < b ? a : b;
+}
+
 unsigned text_distance(const char *a, const char *b)
 {
-	unsigned row[64];
+	unsigned rows[3][64]; /* the row of a[i - 1], the one before, and the one before that */
 	size_t la = strlen(a), lb = strlen(b);
 
 	if (la > 63 || lb > 63)
 		return TEXT_FAR;
 	for (size_t j = 0; j <= lb; j++)
-		row[j] = (unsigned)j;
+		rows[0][j] = (unsigned)j;
 	for (size_t i = 1; i <= la; i++) {
-		unsigned diagonal = row[0];
+		unsigned *row = rows[i % 3];
+		const unsigned *before = rows[(i + 2) % 3], *long_before = rows[(i + 1) % 3];
 
 		row[0] = (unsigned)i;
 		for (size_t j = 1; j <= lb; j++) {
-			unsigned change = diagonal + (a[i - 1] != b[j - 1]);
-			unsigned least = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
-
-			diagonal = row[j];
-			row[j] = change < least ? change : least;
+			row[j] = before[j - 1] + (a[i - 1] != b[j - 1]);
+			row[j] = least_of(row[j], least_of(before[j], row[j - 1]) + 1);
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+				row[j] = least_of(row[j], long_before[j - 2] + 1);
 		}
 	}
-	return row[lb];
+	return rows[la % 3][lb];
 }
 
 bool text_is_nearer(const char *word, const char *candidate, unsigned *best)

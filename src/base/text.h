@@ -29,7 +29,10 @@ void text_format_size(char *out, size_t cap, int64_t bytes);
  */
 size_t text_escape(char *out, size_t cap, const char *text, size_t len);
 
-/* The edit distance of Levenshtein between two words; words over 63 bytes count as far apart. */
+/*
+ * How many letters have to be changed, added, left out or swapped with their neighbour (Damerau and
+ * Levenshtein, optimal string alignment); words over 63 bytes count as far apart.
+ */
 unsigned text_distance(const char *a, const char *b);
 
 /* True when `candidate` is near enough to `word` to be what the user meant; lower `*best` on success. */

@@ -1,10 +1,8 @@
 #include "cli/cli.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 int cli_fail(const struct error *err)
 {
@@ -12,20 +10,11 @@ int cli_fail(const struct error *err)
 	return err->code;
 }
 
-/* The file that is read: the named one, else the default one if it is there. */
-static const char *config_path(const struct options *options)
-{
-	if (options->launch.config != NULL)
-		return options->launch.config;
-	/* A file that is there and cannot be looked at is reported when it is read. */
-	return access(conf_default_path(), F_OK) == 0 || errno != ENOENT ? conf_default_path() : NULL;
-}
-
 static void load(const struct options *options, struct conf_source **source, struct conf **conf,
 		 struct conf_errors *errors)
 {
 	*conf = NULL;
-	*source = conf_source_load(config_path(options), errors);
+	*source = conf_source_load(options->launch.config, errors);
 	if (*source != NULL)
 		*conf = conf_parse(*source, &options->launch.overrides, errors);
 }
@@ -58,11 +47,9 @@ static struct conf *load_for_pidfile(const struct options *options, struct error
 
 	load(options, &source, &conf, &errors);
 	if (conf == NULL) {
-		struct options without = *options;
-
-		without.launch.config = NULL;
+		conf_source_free(source);
 		source = conf_source_load(NULL, &errors);
-		conf = source == NULL ? NULL : conf_parse(source, &without.launch.overrides, &errors);
+		conf = source == NULL ? NULL : conf_parse(source, &options->launch.overrides, &errors);
 	}
 	if (conf == NULL || conf->pidfile == NULL)
 		error_set(err, EXIT_CONFIG, "%s", errors.count > 0 ? errors.lines[0] : "no memory");

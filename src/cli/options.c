@@ -1,7 +1,9 @@
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/io.h"
 #include "base/text.h"
@@ -71,7 +73,7 @@ static int make_room(struct options *options, int argc, struct error *err)
 
 	options->settings = calloc((size_t)argc + 1, sizeof(*options->settings));
 	options->listen = calloc((size_t)argc + 1, sizeof(*options->listen));
-	launch->args = calloc(2 * (size_t)argc + 1, sizeof(*launch->args));
+	launch->args = calloc(1, sizeof(*launch->args));
 	launch->overrides.settings = options->settings;
 	launch->overrides.listen = options->listen;
 	if (options->settings == NULL || options->listen == NULL || launch->args == NULL)
@@ -79,15 +81,21 @@ static int make_room(struct options *options, int argc, struct error *err)
 	return 0;
 }
 
-/* Remember an option for a restart in place. */
+/* Remember an option for a restart in place. One word such as -vvv may hold many. */
 static int keep_arg(struct launch *launch, const char *text, struct error *err)
 {
 	size_t n = 0;
+	char **larger;
 
 	while (launch->args[n] != NULL)
 		n++;
-	launch->args[n] = strdup(text);
-	return launch->args[n] == NULL ? error_errno(err, "cannot keep the options") : 0;
+	larger = realloc(launch->args, (n + 2) * sizeof(*larger));
+	if (larger == NULL)
+		return error_errno(err, "cannot keep the options");
+	launch->args = larger;
+	larger[n] = strdup(text);
+	larger[n + 1] = NULL;
+	return larger[n] == NULL ? error_errno(err, "cannot keep the options") : 0;
 }
 
 static int keep_option(struct launch *launch, const char *option, const char *value, struct error *err)
@@ -104,6 +112,18 @@ static int set_config(struct options *options, const char *value, struct error *
 	if (options->launch.config == NULL)
 		return -1;
 	return keep_option(&options->launch, "-f", options->launch.config, err);
+}
+
+/*
+ * Without -f, the default file is read if it is there; a restart looks again. One that is there but cannot
+ * be looked at is reported when it is read.
+ */
+static int default_config(struct launch *launch, struct error *err)
+{
+	if (access(conf_default_path(), F_OK) < 0 && errno == ENOENT)
+		return 0;
+	launch->config = strdup(conf_default_path());
+	return launch->config == NULL ? error_errno(err, "cannot keep the options") : 0;
 }
 
 static void add_setting(struct options *options, const char *key, const char *value)
@@ -295,6 +315,8 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 		if (set_option(options, option, optarg, err) < 0)
 			return -1;
 	}
+	if (options->launch.config == NULL && default_config(&options->launch, err) < 0)
+		return -1;
 	if (optind < argc && find_command(options, argv[optind], err) < 0)
 		return -1;
 	if (optind + 1 < argc)

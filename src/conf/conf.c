@@ -1,16 +1,12 @@
 #include "conf/conf.h"
 
-#include <errno.h>
-#include <grp.h>
 #include <inttypes.h>
 #include <libconfig.h>
-#include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/text.h"
-#include "base/logtarget.h"
 #include "conf/keys.h"
 #include "conf/source.h"
 
@@ -387,48 +383,13 @@ static void check_services(struct pass *pass)
 	}
 }
 
-static void check_accounts(struct pass *pass)
-{
-	const struct conf *conf = pass->conf;
-	const char *path = conf_source_path(pass->source);
-	const char *where = path != NULL ? path : "command line";
-	const struct passwd *user;
-
-	if (conf->user != NULL) {
-		errno = 0;
-		user = getpwnam(conf->user);
-		if (user == NULL)
-			conf_errors_add(pass->errors, where, "there is no user '%s'%s%s", conf->user,
-					errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
-		else if (user->pw_uid == 0)
-			conf_errors_add(pass->errors, where,
-					"workers must not run as root: choose another user than '%s'",
-					conf->user);
-	}
-	if (conf->group != NULL && getgrnam(conf->group) == NULL)
-		conf_errors_add(pass->errors, where, "there is no group '%s'", conf->group);
-}
-
 static void check_log(struct pass *pass, bool foreground)
 {
-	const char *target = pass->conf->log.target;
 	const char *path = conf_source_path(pass->source);
-	const char *where = path != NULL ? path : "command line";
 
-	if (strcmp(target, "stderr") == 0) {
-		if (!foreground)
-			conf_errors_add(pass->errors, where,
-					"log.target \"stderr\" needs the foreground (-F): a daemon has no "
-					"stderr");
-	} else if (strncmp(target, "file:", 5) == 0) {
-		if (target[5] != '/')
-			conf_errors_add(pass->errors, where,
-					"log.target \"%s\" must name an absolute path", target);
-	} else if (strcmp(target, "syslog") != 0) {
-		conf_errors_add(pass->errors, where,
-				"log.target \"%s\" is none of \"syslog\", \"stderr\", \"file:PATH\"",
-				target);
-	}
+	if (strcmp(pass->conf->log.target, "stderr") == 0 && !foreground)
+		conf_errors_add(pass->errors, path != NULL ? path : "command line",
+				"log.target \"stderr\" needs the foreground (-F): a daemon has no stderr");
 }
 
 /* ---- Defaults that depend on who starts and where ------------------------------------------- */
@@ -519,7 +480,6 @@ struct conf *conf_parse(const struct conf_source *source, const struct conf_over
 	}
 	fill_paths(&pass);
 	check_services(&pass);
-	check_accounts(&pass);
 	check_log(&pass, overrides->foreground);
 	return conf;
 }

@@ -1,7 +1,10 @@
 #include "conf/keys.h"
 
 #include <ctype.h>
+#include <errno.h>
+#include <grp.h>
 #include <inttypes.h>
+#include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,10 +34,10 @@ const struct conf_key conf_keys[] = {
 	{GLOBAL(control), KEY_PATH, offsetof(struct conf, control), 0, 0, NULL,
 	 "the pidfile with the ending .sock", NULL,
 	 "The Unix socket over which the verbs ask the daemon."},
-	{GLOBAL(user), KEY_TEXT, offsetof(struct conf, user), 0, 0, NULL,
+	{GLOBAL(user), KEY_USER, offsetof(struct conf, user), 0, 0, NULL,
 	 "echod if there is such a user, else nobody", NULL,
 	 "The user that workers run as when the daemon is started by root."},
-	{GLOBAL(group), KEY_TEXT, offsetof(struct conf, group), 0, 0, NULL, "the user's own group",
+	{GLOBAL(group), KEY_GROUP, offsetof(struct conf, group), 0, 0, NULL, "the user's own group",
 	 NULL, "The group that workers run as when the daemon is started by root."},
 	{GLOBAL(nice), KEY_INTEGER, offsetof(struct conf, nice), -20, 19, "0", NULL, NULL,
 	 "The scheduling priority; when not written, the foreground keeps the launcher's."},
@@ -48,7 +51,7 @@ const struct conf_key conf_keys[] = {
 	{GLOBAL(max_retiring), KEY_INTEGER, offsetof(struct conf, max_retiring), 1, 100000, "1024",
 	 NULL, NULL, "How many processes may retire at once; the oldest is ended first."},
 
-	{LOG(target), KEY_TEXT, offsetof(struct conf_log, target), 0, 0, "syslog", NULL, NULL,
+	{LOG(target), KEY_TARGET, offsetof(struct conf_log, target), 0, 0, "syslog", NULL, NULL,
 	 "Where the log goes: syslog, stderr (foreground only, its default) or file:PATH."},
 	{LOG(facility), KEY_CHOICE, offsetof(struct conf_log, facility), 0, 0, "daemon", NULL,
 	 facility_choices, "The facility of syslog messages."},
@@ -192,6 +195,33 @@ static int check_choice(const struct conf_key *key, const char *value, struct er
 			 all);
 }
 
+static int check_user(const char *value, struct error *err)
+{
+	const struct passwd *user;
+
+	errno = 0;
+	user = getpwnam(value);
+	if (user == NULL)
+		return error_set(err, EXIT_CONFIG, "there is no user '%s'%s%s", value,
+				 errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
+	if (user->pw_uid == 0)
+		return error_set(err, EXIT_CONFIG, "workers must not run as root: another user than '%s'",
+				 value);
+	return 0;
+}
+
+static int check_target(const char *value, struct error *err)
+{
+	if (strcmp(value, "syslog") == 0 || strcmp(value, "stderr") == 0)
+		return 0;
+	if (strncmp(value, "file:", 5) != 0)
+		return error_set(err, EXIT_CONFIG,
+				 "target '%s' is none of \"syslog\", \"stderr\", \"file:PATH\"", value);
+	if (value[5] != '/')
+		return error_set(err, EXIT_CONFIG, "target '%s' must name an absolute path", value);
+	return 0;
+}
+
 static int check_text(const struct conf_key *key, const char *value, struct error *err)
 {
 	if (value[0] == '\0')
@@ -203,6 +233,12 @@ static int check_text(const struct conf_key *key, const char *value, struct erro
 		return check_name(value, err);
 	if (key->type == KEY_CHOICE)
 		return check_choice(key, value, err);
+	if (key->type == KEY_USER)
+		return check_user(value, err);
+	if (key->type == KEY_GROUP && getgrnam(value) == NULL)
+		return error_set(err, EXIT_CONFIG, "there is no group '%s'", value);
+	if (key->type == KEY_TARGET)
+		return check_target(value, err);
 	return 0;
 }
 

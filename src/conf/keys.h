@@ -7,9 +7,11 @@
 enum key_section { KEY_GLOBAL, KEY_LOG, KEY_SERVICE, KEY_SECTIONS };
 
 enum key_type {
-	KEY_TEXT,    /* char * */
 	KEY_PATH,    /* char *, absolute */
 	KEY_NAME,    /* char *, a service's name */
+	KEY_USER,    /* char *, a user of this machine, not root */
+	KEY_GROUP,   /* char *, a group of this machine */
+	KEY_TARGET,  /* char *, where a log goes */
 	KEY_CHOICE,  /* char *, one of `choices` */
 	KEY_INTEGER, /* int64_t */
 	KEY_TIME,    /* int64_t, milliseconds */

@@ -64,10 +64,13 @@ void conf_errors_free(struct conf_errors *errors)
 
 void conf_source_where(const struct conf_source *source, unsigned line, char *out, size_t cap)
 {
-	if (line == 0 || line > source->line_count) {
+	if (source->line_count == 0) {
 		snprintf(out, cap, "%s", source->file_count > 0 ? source->files[0] : "built-in default");
 		return;
 	}
+	/* A parser that missed something at the end of the file says so one line behind it. */
+	if (line == 0 || line > source->line_count)
+		line = (unsigned)source->line_count;
 	snprintf(out, cap, "%s:%u", source->files[source->origins[line - 1].file],
 		 source->origins[line - 1].line);
 }
@@ -114,8 +117,8 @@ static const char *scan_number(const char *p, const char *where, struct conf_err
 	if (errno == ERANGE || len >= sizeof(number) || (*end != 'L' && hex && value > UINT32_MAX) ||
 	    (*end != 'L' && !hex && (value > INT32_MAX || value < INT32_MIN)))
 		conf_errors_add(errors, where,
-				"the number %s is too large here; write it with an L behind it, or as a "
-				"string with a unit",
+				"the number %s does not fit into 32 bits: write it with an L behind it, or "
+				"as a string with a unit",
 				number);
 	return p;
 }
@@ -204,6 +207,25 @@ static int add_line(struct conf_source *source, const char *line, size_t len, st
 	return 0;
 }
 
+/* `where` is the file itself, or the line that includes it: then the message has to name the file. */
+static void add_file_error(struct conf_errors *errors, const char *path, const char *where,
+			   const char *problem)
+{
+	if (strcmp(path, where) == 0)
+		conf_errors_add(errors, where, "the configuration file %s", problem);
+	else
+		conf_errors_add(errors, where, "the included file %s %s", path, problem);
+}
+
+static void add_read_error(struct conf_errors *errors, const char *path, const char *where)
+{
+	char problem[128];
+
+	errors->unreadable = errno == EACCES;
+	snprintf(problem, sizeof(problem), "cannot be read: %s", strerror(errno));
+	add_file_error(errors, path, where, problem);
+}
+
 static char *read_file(const char *path, const char *where, struct conf_errors *errors)
 {
 	/* O_NONBLOCK: a FIFO in its place must not hang a restart. */
@@ -213,23 +235,18 @@ static char *read_file(const char *path, const char *where, struct conf_errors *
 	size_t len = 0;
 
 	if (fd < 0 || fstat(fd, &st) < 0) {
-		errors->unreadable = errno == EACCES;
-		conf_errors_add(errors, where, "cannot read the configuration file %s: %s", path,
-				strerror(errno));
+		add_read_error(errors, path, where);
 	} else if (!S_ISREG(st.st_mode)) {
-		conf_errors_add(errors, where, "the configuration file %s is not a regular file", path);
+		add_file_error(errors, path, where, "is not a regular file");
 	} else if (geteuid() == 0 && (st.st_mode & S_IWOTH)) {
-		conf_errors_add(errors, where,
-				"the configuration file %s is writable by everybody: root will not obey "
-				"it; chmod o-w",
-				path);
+		add_file_error(errors, path, where,
+			       "is writable by everybody, so root will not obey it: chmod o-w");
 	} else {
 		text = io_read_to_end(fd, SOURCE_FILE_MAX, &len);
 		if (text == NULL)
-			conf_errors_add(errors, where, "cannot read the configuration file %s: %s", path,
-					strerror(errno));
+			add_read_error(errors, path, where);
 		else if (strlen(text) != len)
-			conf_errors_add(errors, where, "the configuration file %s holds a NUL byte", path);
+			add_file_error(errors, path, where, "holds a NUL byte");
 	}
 	if (fd >= 0)
 		close(fd);

@@ -125,12 +125,16 @@ int daemon_reset(const struct daemon_reset_options *options, struct error *err)
 	fds_close_except(keep, options->keep_count);
 	free(keep);
 
-	/* Rule 9. A priority that the launcher had lowered, or raised, does not stay by accident. */
-	if (options->reset_priority && setpriority(PRIO_PROCESS, 0, options->nice) < 0)
-		return error_errno(err, "cannot set the priority to %d", options->nice);
-
 	/* Rule 10. The launcher's environment does not steer the daemon. */
 	environment_clean();
+	return 0;
+}
+
+/* Rule 9. A priority that the launcher had lowered, or raised, does not stay by accident. */
+int daemon_set_priority(int nice, struct error *err)
+{
+	if (setpriority(PRIO_PROCESS, 0, nice) < 0)
+		return error_errno(err, "cannot set the priority to %d", nice);
 	return 0;
 }
 

@@ -31,16 +31,17 @@ void daemon_report(int *report_fd, const struct error *outcome);
 struct daemon_reset_options {
 	const int *keep_fds; /* descriptors above 2 that stay open */
 	size_t keep_count;
-	bool reset_priority; /* set the nice value below; only root can lower it */
-	int nice;
 };
 
 /*
  * Undo what the launcher left behind: signal dispositions, pending alarm and interval timers, umask,
- * current directory, descriptors, environment, priority. Blocks every signal: the caller sets its handlers
+ * current directory, descriptors, environment. Blocks every signal: the caller sets its handlers
  * and calls daemon_unblock_signals.
  */
 int daemon_reset(const struct daemon_reset_options *options, struct error *err);
+
+/* Set the nice value of this process (setpriority(2)); only root can lower it. */
+int daemon_set_priority(int nice, struct error *err);
 
 /* Empty the signal mask. Pending signals are delivered here, to handlers that now stand. */
 void daemon_unblock_signals(void);

@@ -255,6 +255,8 @@ static pid_t fork_worker(const struct slot *slot, const struct child *child, int
 		.name = child->name,
 		.service = &generation->conf->services[slot->service],
 		.privileges = &generation->privileges,
+		.set_nice = launch_sets_nice(generation->supervisor->launch, generation->conf),
+		.nice = (int)generation->conf->nice,
 		.drain_timeout_ms = generation->conf->drain_timeout,
 		.channel = channel,
 		.counters = child->counters_fd,

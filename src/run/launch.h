@@ -10,11 +10,14 @@
 struct launch {
 	char *self;   /* absolute path of the executable, links unresolved */
 	char **args;  /* the options, paths made absolute; NULL at the end; no argv[0], no verb */
-	char *config; /* absolute path; NULL: no file, the built-in default */
+	char *config; /* absolute path; NULL: there is no file, the built-in service serves */
 	struct conf_overrides overrides;
 	bool foreground;
 	int verbosity; /* added to the configured log level */
 };
+
+/* Whether conf->nice is applied: the foreground keeps what it was given unless the setting is written. */
+bool launch_sets_nice(const struct launch *launch, const struct conf *conf);
 
 /*
  * The form of what one process image hands to the next. A trial run of a new executable is asked whether

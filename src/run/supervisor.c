@@ -35,16 +35,25 @@
 /* What a worker may take beyond drain_timeout, which it enforces itself. */
 #define DRAIN_GRACE_MS 1000
 
+bool launch_sets_nice(const struct launch *launch, const struct conf *conf)
+{
+	return conf->nice_set || (geteuid() == 0 && !launch->foreground);
+}
+
 /* ---- Log and libevent ----------------------------------------------------------------------- */
 
 int supervisor_open_log(const struct launch *launch, const struct conf *conf, struct error *err)
 {
 	struct log_settings settings = {conf->log.target, conf->log.facility, conf->log.socket};
-	int level = log_level_parse(conf->log.level) + launch->verbosity;
+	int configured = log_level_parse(conf->log.level);
+	int level = configured + launch->verbosity;
 
-	log_set_level((enum log_level)(level < LOG_LEVEL_ERROR	 ? LOG_LEVEL_ERROR
-				       : level > LOG_LEVEL_DEBUG ? LOG_LEVEL_DEBUG
-								 : level));
+	/* -v stops at debug; -q never hides errors that the configuration wants to see. */
+	if (level > LOG_LEVEL_DEBUG)
+		level = LOG_LEVEL_DEBUG;
+	else if (level < LOG_LEVEL_ERROR)
+		level = configured < LOG_LEVEL_ERROR ? configured : LOG_LEVEL_ERROR;
+	log_set_level((enum log_level)level);
 	return logtarget_open(&settings, err);
 }
 
@@ -191,6 +200,7 @@ static void start_done(struct supervisor *supervisor)
 	struct error err = {0};
 
 	supervisor->phase = PHASE_SERVING;
+	supervisor->served = true;
 	log_copy_to_stderr(false);
 	log_notice("echod %s is ready", PACKAGE_VERSION);
 	log_serving(supervisor);
@@ -237,6 +247,9 @@ static void take_over(struct supervisor *supervisor)
 	}
 	if (supervisor_open_log(supervisor->launch, supervisor->current->conf, &err) < 0)
 		log_error("%s; the log goes on where it went", err.text);
+	if (launch_sets_nice(supervisor->launch, supervisor->current->conf) &&
+	    daemon_set_priority((int)supervisor->current->conf->nice, &err) < 0)
+		log_error("%s", err.text);
 	log_serving(supervisor);
 	generation_retire(old);
 	generation_free(old);
@@ -404,7 +417,8 @@ static int tear_down(struct supervisor *supervisor)
 	libevent_global_shutdown();
 	if (supervisor->null > STDERR_FILENO)
 		close(supervisor->null);
-	log_notice("stopped");
+	if (supervisor->served)
+		log_notice("stopped");
 	logtarget_close();
 	return supervisor->exit_code;
 }
@@ -427,18 +441,13 @@ static void set_up(struct supervisor *supervisor, const struct launch *launch)
 
 /* The process: what was inherited is undone before the first handler stands. */
 static int become_supervisor(const struct launch *launch, const struct conf *conf, const int *keep,
-			     size_t keep_count, bool set_priority, struct error *err)
+			     size_t keep_count, struct error *err)
 {
-	struct daemon_reset_options reset = {
-		.keep_fds = keep,
-		.keep_count = keep_count,
-		.reset_priority =
-			set_priority && (conf->nice_set || (geteuid() == 0 && !launch->foreground)),
-		.nice = (int)conf->nice,
-	};
+	struct daemon_reset_options reset = {.keep_fds = keep, .keep_count = keep_count};
 	int wakeup;
 
-	if (daemon_reset(&reset, err) < 0)
+	if (daemon_reset(&reset, err) < 0 ||
+	    (launch_sets_nice(launch, conf) && daemon_set_priority((int)conf->nice, err) < 0))
 		return -1;
 	wakeup = signals_supervisor(err);
 	if (wakeup >= 0)
@@ -469,7 +478,7 @@ static int open_null(struct supervisor *supervisor, struct error *err)
 static int start(struct supervisor *supervisor, struct conf_source *source, struct conf *conf,
 		 struct error *err)
 {
-	int wakeup = become_supervisor(supervisor->launch, conf, &supervisor->report_fd, 1, true, err);
+	int wakeup = become_supervisor(supervisor->launch, conf, &supervisor->report_fd, 1, err);
 
 	if (wakeup < 0 || open_first_log(supervisor->launch, conf, err) < 0 ||
 	    open_null(supervisor, err) < 0 || pidfile_lock(&supervisor->pidfile, conf->pidfile, err) < 0) {
@@ -631,6 +640,7 @@ static int adopt(struct supervisor *supervisor, struct handover *handover, int w
 			log_error("%s", err->text);
 	}
 	supervisor->phase = PHASE_SERVING;
+	supervisor->served = true;
 	supervisor->since = handover->since;
 	supervisor->had_terminal = handover->had_terminal;
 	supervisor->ended = handover->ended;
@@ -722,7 +732,7 @@ static int resume(struct supervisor *supervisor, struct handover *handover, stru
 		free(keep);
 		return error_set(err, EXIT_FAILED, "no memory to go on after the restart");
 	}
-	wakeup = become_supervisor(launch, conf, keep, count, false, err);
+	wakeup = become_supervisor(launch, conf, keep, count, err);
 	free(keep);
 	if (supervisor_open_log(launch, conf, err) < 0)
 		log_error("%s", err->text);

@@ -55,6 +55,7 @@ struct supervisor {
 	const struct launch *launch;
 	struct event_base *base;
 	enum phase phase;
+	bool served; /* it got as far as PHASE_SERVING */
 	struct pidfile pidfile;
 	struct control *control;
 	int null;	/* /dev/null for workers; -1 in the foreground */

@@ -210,6 +210,8 @@ static int set_up(struct worker *worker, struct error *err)
 	title[sizeof(title) - 1] = '\0';
 	prctl(PR_SET_NAME, title);
 	/* The loop of the supervisor is left alone: freeing it here would end its epoll registrations. */
+	if (worker->start->set_nice && daemon_set_priority(worker->start->nice, err) < 0)
+		return -1;
 	if (map_counters(worker, err) < 0 || keep_descriptors(worker, err) < 0 ||
 	    privileges_drop(worker->start->privileges, err) < 0)
 		return -1;

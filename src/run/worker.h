@@ -5,6 +5,7 @@
 #ifndef ECHOD_RUN_WORKER_H
 #define ECHOD_RUN_WORKER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "conf/conf.h"
@@ -14,6 +15,8 @@ struct worker_start {
 	const char *name; /* "line/0" */
 	const struct conf_service *service;
 	const struct privileges *privileges;
+	bool set_nice;		  /* to the value below; still as root */
+	int nice;
 	int64_t drain_timeout_ms; /* how long it lives on without a supervisor */
 	int channel;		  /* its end */
 	int counters;		  /* a memory file of struct counters */

@@ -1,0 +1,47 @@
+#!/bin/sh
+# Installs what the tests need (Debian), builds echod out of tree, runs all tests and ends with a verdict.
+# Safe to run again. Run it as root to run the tests that need root, too.
+#
+#   CHECK_BUILD=DIR       build there                          (default: build-check)
+#   CHECK_CONFIGURE=...   more words for ./configure           (--enable-sanitizers, say)
+#   CHECK_PYTEST=...      more words for pytest                (-m valgrind_subset, -k restart, say)
+#   CC=clang              another compiler
+set -eu
+
+top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+build=${CHECK_BUILD:-$top/build-check}
+# shellcheck source=contrib/lib.sh
+. "$top/contrib/lib.sh"
+
+say "What the build and the tests need"
+need_packages "$BUILD_PACKAGES $TEST_PACKAGES"
+
+say "Building in $build"
+# shellcheck disable=SC2086
+configure_in "$build" --prefix="$build/prefix" --sysconfdir="$build/etc" --enable-werror \
+	${CHECK_CONFIGURE:-}
+build_in "$build"
+
+failed=
+say "Unit tests and lint"
+if ! make -C "$build" --no-print-directory check; then
+	failed="$failed unit-tests-and-lint"
+	cat "$build/test-suite.log"
+fi
+
+say "System tests"
+# The daemon gets a directory that its unprivileged workers can reach, whatever the clone's mode.
+work=$(mktemp -d /tmp/echod-check.XXXXXX)
+chmod 0755 "$work"
+trap 'rm -rf "$work"' EXIT
+# shellcheck disable=SC2086
+if ! ECHOD="$build/prefix/sbin/echod" /usr/bin/python3 -m pytest "$top/tests/system" \
+	-p no:cacheprovider --basetemp="$work/pytest" -n "${CHECK_JOBS:-4}" -q ${CHECK_PYTEST:-}; then
+	failed="$failed system-tests"
+fi
+
+if [ -n "$failed" ]; then
+	say "FAILED:$failed"
+	exit 1
+fi
+say "All tests passed"

@@ -1,0 +1,72 @@
+# What contrib/try.sh and contrib/check.sh share; sourced by them with $top set.
+# shellcheck shell=sh
+
+BUILD_PACKAGES="gcc libc6-dev make autoconf automake pkg-config libevent-dev libconfig-dev libjansson-dev"
+# Used by contrib/check.sh.
+# shellcheck disable=SC2034
+TEST_PACKAGES="libcmocka-dev python3 python3-pytest python3-pytest-xdist python3-pytest-timeout mandoc
+	shellcheck procps iproute2 util-linux strace valgrind"
+
+say() {
+	printf '\n== %s ==\n' "$*"
+}
+
+installed() {
+	dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'
+}
+
+# need_packages "NAMES": install those that are missing, with apt.
+need_packages() {
+	missing=
+	for package in $1; do
+		installed "$package" || missing="$missing $package"
+	done
+	if [ -z "$missing" ]; then
+		echo "All is there."
+		return
+	fi
+	echo "Missing:$missing"
+	root=
+	if [ "$(id -u)" -ne 0 ]; then
+		if ! command -v sudo >/dev/null 2>&1; then
+			echo "Install them as root, then run this again: apt-get install$missing" >&2
+			exit 1
+		fi
+		root=sudo
+	fi
+	# shellcheck disable=SC2086
+	$root apt-get update -qq
+	# shellcheck disable=SC2086
+	$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		$missing >/dev/null
+	echo "Installed."
+}
+
+# configure_in DIR WORDS...: make ./configure if need be, and run it in DIR if its words have changed.
+configure_in() {
+	dir=$1
+	shift
+	if [ ! -x "$top/configure" ] || [ "$top/configure.ac" -nt "$top/configure" ] ||
+		[ "$top/Makefile.am" -nt "$top/Makefile.in" ]; then
+		"$top/bootstrap" >/dev/null 2>"$top/bootstrap.log" || {
+			cat "$top/bootstrap.log" >&2
+			exit 1
+		}
+		rm -f "$top/bootstrap.log"
+	fi
+	mkdir -p "$dir"
+	if [ ! -f "$dir/Makefile" ] || [ "$(cat "$dir/configured-with" 2>/dev/null)" != "${CC:-} $*" ] ||
+		[ "$top/configure" -nt "$dir/config.status" ]; then
+		(cd "$dir" && "$top/configure" --quiet "$@")
+		echo "${CC:-} $*" >"$dir/configured-with"
+	fi
+}
+
+# build_in DIR: build and install into the prefix that was configured.
+build_in() {
+	make -C "$1" --no-print-directory -s -j "$(nproc)" all
+	make -C "$1" --no-print-directory -s install >"$1/install.log" 2>&1 || {
+		cat "$1/install.log" >&2
+		exit 1
+	}
+}
