@@ -1,8 +1,9 @@
 # What contrib/try.sh and contrib/check.sh share; sourced by them with $top set.
 # shellcheck shell=sh
 
+# Both lists are used by the scripts; $top is theirs.
+# shellcheck disable=SC2034,SC2154
 BUILD_PACKAGES="gcc libc6-dev make autoconf automake pkg-config libevent-dev libconfig-dev libjansson-dev"
-# Used by contrib/check.sh.
 # shellcheck disable=SC2034
 TEST_PACKAGES="libcmocka-dev python3 python3-pytest python3-pytest-xdist python3-pytest-timeout mandoc
 	shellcheck procps iproute2 util-linux strace valgrind"
@@ -42,12 +43,17 @@ need_packages() {
 	echo "Installed."
 }
 
+# newer A B: A was changed after B was made, or there is no B.
+newer() {
+	[ ! -e "$2" ] || [ -n "$(find "$1" -newer "$2")" ]
+}
+
 # configure_in DIR WORDS...: make ./configure if need be, and run it in DIR if its words have changed.
 configure_in() {
 	dir=$1
 	shift
-	if [ ! -x "$top/configure" ] || [ "$top/configure.ac" -nt "$top/configure" ] ||
-		[ "$top/Makefile.am" -nt "$top/Makefile.in" ]; then
+	# shellcheck disable=SC2154
+	if newer "$top/configure.ac" "$top/configure" || newer "$top/Makefile.am" "$top/Makefile.in"; then
 		"$top/bootstrap" >/dev/null 2>"$top/bootstrap.log" || {
 			cat "$top/bootstrap.log" >&2
 			exit 1
@@ -55,8 +61,8 @@ configure_in() {
 		rm -f "$top/bootstrap.log"
 	fi
 	mkdir -p "$dir"
-	if [ ! -f "$dir/Makefile" ] || [ "$(cat "$dir/configured-with" 2>/dev/null)" != "${CC:-} $*" ] ||
-		[ "$top/configure" -nt "$dir/config.status" ]; then
+	if [ "$(cat "$dir/configured-with" 2>/dev/null)" != "${CC:-} $*" ] ||
+		newer "$top/configure" "$dir/config.status"; then
 		(cd "$dir" && "$top/configure" --quiet "$@")
 		echo "${CC:-} $*" >"$dir/configured-with"
 	fi

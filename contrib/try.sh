@@ -21,7 +21,8 @@ if [ "$(id -u)" -eq 0 ]; then
 	run=/var/run
 else
 	run=$build/run
-	mkdir -p -m 0700 "$run"
+	mkdir -p "$run"
+	chmod 0700 "$run"
 fi
 pidfile=$run/echod-try.pid
 log=$build/echod.log

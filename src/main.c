@@ -9,7 +9,8 @@
 
 #include "config.h"
 
-/* A restart in place has executed us: the former image left a descriptor behind. -1: it is a first start. */
+/* A restart in place has executed us: the former image left a descriptor behind. -1: it is a first
+ * start. */
 static int take_handover(void)
 {
 	const char *text = getenv(HANDOVER_VARIABLE);

@@ -18,7 +18,8 @@ static int split(const char *text, struct endpoint *endpoint, const char **port,
 		host = text + 1;
 		end = strchr(host, ']');
 		if (end == NULL)
-			return error_set(err, EXIT_CONFIG, "the bracket before the address is not closed");
+			return error_set(err, EXIT_CONFIG,
+					 "the bracket before the address is not closed");
 		if (end[1] != ':')
 			return error_set(err, EXIT_CONFIG,
 					 "there is no port; write the address as host:port");
@@ -111,7 +112,8 @@ int endpoint_resolve(const struct endpoint *endpoint, struct address *addresses,
 	hints.ai_flags = AI_NUMERICSERV | AI_PASSIVE;
 	failure = getaddrinfo(endpoint->host, port, &hints, &found);
 	if (failure != 0)
-		return error_set(err, EXIT_FAILED, "cannot look up the address %s: %s", endpoint->host,
+		return error_set(err, EXIT_FAILED, "cannot look up the address %s: %s",
+				 endpoint->host,
 				 failure == EAI_SYSTEM ? "system error" : gai_strerror(failure));
 	for (struct addrinfo *ai = found; ai != NULL && n < max; ai = ai->ai_next) {
 		struct address candidate = {.len = ai->ai_addrlen};
@@ -192,7 +194,8 @@ static bool is_any(const struct address *a)
 
 bool address_overlaps(const struct address *a, const struct address *b)
 {
-	/* sin_port and sin6_port stand at the same place; IPv6 sockets are V6ONLY, so families never mix. */
+	/* sin_port and sin6_port stand at the same place; IPv6 sockets are V6ONLY, so families
+	 * never mix. */
 	return a->storage.ss_family == b->storage.ss_family &&
 	       as_in(a)->sin_port == as_in(b)->sin_port &&
 	       (is_any(a) || is_any(b) || address_equal(a, b));

@@ -23,7 +23,7 @@
 
 struct endpoint {
 	char host[ADDR_HOST_MAX]; /* "*" for all addresses; without brackets */
-	uint16_t port;            /* host byte order; 1 to 65535 */
+	uint16_t port;		  /* host byte order; 1 to 65535 */
 };
 
 struct address {
@@ -35,7 +35,8 @@ struct address {
 int endpoint_parse(const char *text, struct endpoint *endpoint, struct error *err);
 
 /*
- * Look up an endpoint (getaddrinfo(3)). Fills at most `max` addresses and returns their number, or -1.
+ * Look up an endpoint (getaddrinfo(3)). Fills at most `max` addresses and returns their number, or
+ * -1.
  * "*" gives 0.0.0.0 and ::, in this order. A name may block on the resolver.
  */
 int endpoint_resolve(const struct endpoint *endpoint, struct address *addresses, int max,
@@ -47,7 +48,9 @@ void address_format(char *out, size_t cap, const struct sockaddr *address);
 /* Same family, address, port and interface. */
 bool address_equal(const struct address *a, const struct address *b);
 
-/* True when sockets on both would compete for connections: same port, same address or one is all. */
+/*
+ * True when sockets on both would compete for connections: same port, same address or one is all.
+ */
 bool address_overlaps(const struct address *a, const struct address *b);
 
 #endif

@@ -1,7 +1,7 @@
 /*
- * A flat sequence of numbers and byte strings, for what one process image tells the next (a restart in
- * place). Little checks everywhere make a damaged one an error, never a crash: a reader that has met one
- * bad field answers zeroes from then on, and blob_reader_done tells.
+ * A flat sequence of numbers and byte strings, for what one process image tells the next (a restart
+ * in place). Little checks everywhere make a damaged one an error, never a crash: a reader that has
+ * met one bad field answers zeroes from then on, and blob_reader_done tells.
  */
 #ifndef ECHOD_BASE_BLOB_H
 #define ECHOD_BASE_BLOB_H

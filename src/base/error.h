@@ -2,8 +2,8 @@
  * An error on its way to the user: what happened, and the exit code that says so to a script.
  *
  * A function that can fail takes a `struct error *`, fills it with one clear sentence (what, where,
- * why, what to do) and returns -1 or NULL. Callers may put context in front. It is reported once, by
- * the caller who knows what the user was trying to do.
+ * why, what to do) and returns -1 or NULL. Callers may put context in front. It is reported once,
+ * by the caller who knows what the user was trying to do.
  */
 #ifndef ECHOD_BASE_ERROR_H
 #define ECHOD_BASE_ERROR_H
@@ -14,7 +14,7 @@
 enum exit_code {
 	EXIT_DONE = 0,
 	EXIT_FAILED = 1,      /* failed; also: already running */
-	EXIT_USAGE = 2,       /* wrong usage */
+	EXIT_USAGE = 2,	      /* wrong usage */
 	EXIT_PERMISSION = 4,  /* not permitted */
 	EXIT_CONFIG = 6,      /* the configuration is wrong */
 	EXIT_NOT_RUNNING = 7, /* echod is not running */
@@ -29,7 +29,7 @@ enum status_code {
 };
 
 struct error {
-	int code;                  /* enum exit_code; 0 only before anything failed */
+	int code;		   /* enum exit_code; 0 only before anything failed */
 	char text[ERROR_TEXT_MAX]; /* one line, no newline at its end */
 };
 
@@ -38,8 +38,8 @@ int error_set(struct error *err, int code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /*
- * The same with ": " and strerror(errno) behind it; the code is EXIT_PERMISSION for EACCES and EPERM,
- * else EXIT_FAILED. Returns -1; errno is preserved.
+ * The same with ": " and strerror(errno) behind it; the code is EXIT_PERMISSION for EACCES and
+ * EPERM, else EXIT_FAILED. Returns -1; errno is preserved.
  */
 int error_errno(struct error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -14,14 +14,15 @@ int io_write_all(int fd, const void *data, size_t len);
 ssize_t io_read_all(int fd, void *data, size_t len);
 
 /*
- * Read a descriptor to its end into fresh memory, a NUL behind it that `*len` does not count. More than
- * `limit` bytes is an error (EFBIG). Returns the memory, to be freed by the caller, or NULL with errno.
+ * Read a descriptor to its end into fresh memory, a NUL behind it that `*len` does not count. More
+ * than `limit` bytes is an error (EFBIG). Returns the memory, to be freed by the caller, or NULL
+ * with errno.
  */
 char *io_read_to_end(int fd, size_t limit, size_t *len);
 
 /*
- * `path` made absolute against the current directory, symbolic links unresolved, in fresh memory to be
- * freed by the caller. Returns NULL with `err` set when the current directory is gone.
+ * `path` made absolute against the current directory, symbolic links unresolved, in fresh memory to
+ * be freed by the caller. Returns NULL with `err` set when the current directory is gone.
  */
 char *io_absolute(const char *path, struct error *err);
 

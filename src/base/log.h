@@ -1,6 +1,6 @@
 /*
- * What the daemon says. One line a message, to wherever log_set_output points; errno is preserved by
- * every function here, so that a caller may log first and look at errno afterwards.
+ * What the daemon says. One line a message, to wherever log_set_output points; errno is preserved
+ * by every function here, so that a caller may log first and look at errno afterwards.
  */
 #ifndef ECHOD_BASE_LOG_H
 #define ECHOD_BASE_LOG_H
@@ -34,7 +34,9 @@ void log_set_output(const struct log_output *output);
 void log_set_level(enum log_level level);
 bool log_enabled(enum log_level level);
 
-/* As long as this is on, notices and worse also go to stderr as "echod: message" (before "ready"). */
+/*
+ * As long as this is on, notices and worse also go to stderr as "echod: message" (before "ready").
+ */
 void log_copy_to_stderr(bool on);
 
 void log_write(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -35,10 +35,10 @@ static const struct {
 	const char *name;
 	int number;
 } facilities[] = {
-	{"kern", 0},	 {"user", 1},	 {"mail", 2},	 {"daemon", 3},	 {"auth", 4},
-	{"syslog", 5},	 {"lpr", 6},	 {"news", 7},	 {"uucp", 8},	 {"cron", 9},
-	{"authpriv", 10}, {"ftp", 11},	 {"local0", 16}, {"local1", 17}, {"local2", 18},
-	{"local3", 19},	 {"local4", 20}, {"local5", 21}, {"local6", 22}, {"local7", 23},
+	{"kern", 0},	  {"user", 1},	  {"mail", 2},	  {"daemon", 3},  {"auth", 4},
+	{"syslog", 5},	  {"lpr", 6},	  {"news", 7},	  {"uucp", 8},	  {"cron", 9},
+	{"authpriv", 10}, {"ftp", 11},	  {"local0", 16}, {"local1", 17}, {"local2", 18},
+	{"local3", 19},	  {"local4", 20}, {"local5", 21}, {"local6", 22}, {"local7", 23},
 };
 
 int logtarget_facility(const char *name)
@@ -108,8 +108,8 @@ static bool syslog_line(enum log_level level, const char *text)
 
 	localtime_r(&now, &tm);
 	strftime(when, sizeof(when), "%b %e %H:%M:%S", &tm);
-	len = snprintf(line, sizeof(line), "<%d>%s echod[%d]: %s", target.facility * 8 + (int)level, when,
-		       (int)getpid(), text);
+	len = snprintf(line, sizeof(line), "<%d>%s echod[%d]: %s", target.facility * 8 + (int)level,
+		       when, (int)getpid(), text);
 	return logger_send(line, (size_t)len);
 }
 
@@ -120,7 +120,8 @@ static void tell_dropped(bool (*send_line)(enum log_level, const char *))
 
 	if (target.dropped_untold == 0)
 		return;
-	snprintf(text, sizeof(text), "%" PRIu64 " log messages were dropped", target.dropped_untold);
+	snprintf(text, sizeof(text), "%" PRIu64 " log messages were dropped",
+		 target.dropped_untold);
 	if (send_line(LOG_LEVEL_WARNING, text))
 		target.dropped_untold = 0;
 }
@@ -133,7 +134,9 @@ static void syslog_write(enum log_level level, const char *text, size_t len)
 		drop();
 }
 
-/* "<P>echod[123]: " without the time, which async-signal-safe code cannot format; loggers add it. */
+/*
+ * "<P>echod[123]: " without the time, which async-signal-safe code cannot format; loggers add it.
+ */
 static size_t signal_line(char *line, size_t cap, bool with_priority, enum log_level level,
 			  const char *text, size_t len)
 {
@@ -180,8 +183,8 @@ static const struct log_output syslog_output = {syslog_write, syslog_write_in_si
 /* ---- stderr and files ----------------------------------------------------------------------- */
 
 /*
- * stderr may be a pipe or a terminal that nobody reads. It is shared with other processes, so it cannot
- * be made non-blocking; a pipe that polls writable has room for PIPE_BUF bytes (pipe(7)).
+ * stderr may be a pipe or a terminal that nobody reads. It is shared with other processes, so it
+ * cannot be made non-blocking; a pipe that polls writable has room for PIPE_BUF bytes (pipe(7)).
  */
 static bool descriptor_line(const char *line, size_t len)
 {
@@ -237,7 +240,8 @@ static bool file_line(enum log_level level, const char *text)
 	strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S", &tm);
 	strftime(zone, sizeof(zone), "%z", &tm);
 	len = snprintf(line, sizeof(line), "%s.%03ld%.3s:%s echod[%d] %s: %s\n", when,
-		       now.tv_nsec / 1000000, zone, zone + 3, (int)getpid(), log_level_name(level), text);
+		       now.tv_nsec / 1000000, zone, zone + 3, (int)getpid(), log_level_name(level),
+		       text);
 	return descriptor_line(line, (size_t)len);
 }
 
@@ -254,7 +258,8 @@ static const struct log_output file_output = {file_write, descriptor_write_in_si
 static int file_open(const char *path, struct error *err)
 {
 	/* O_NONBLOCK: a FIFO without a reader is refused instead of waited for. */
-	int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
+	int fd =
+		open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
 	struct stat st;
 
 	if (fd < 0) {
@@ -307,17 +312,20 @@ int logtarget_open(const struct log_settings *settings, struct error *err)
 		log_set_output(&file_output);
 	} else if (strcmp(settings->target, "syslog") == 0) {
 		if (strlen(settings->socket) >= sizeof(target.logger.sun_path))
-			return error_set(err, EXIT_CONFIG, "the path of the log socket is too long: %s",
+			return error_set(err, EXIT_CONFIG,
+					 "the path of the log socket is too long: %s",
 					 settings->socket);
 		target.logger.sun_family = AF_UNIX;
-		strcpy(target.logger.sun_path, settings->socket);
+		snprintf(target.logger.sun_path, sizeof(target.logger.sun_path), "%s",
+			 settings->socket);
 		target_replace(-1);
 		logger_connect();
 		log_set_output(&syslog_output);
 		if (target.fd < 0)
-			log_warning("the system logger does not answer at %s: log messages are dropped "
-				    "until it does",
-				    settings->socket);
+			log_warning(
+				"the system logger does not answer at %s: log messages are dropped "
+				"until it does",
+				settings->socket);
 	} else {
 		return error_set(err, EXIT_CONFIG,
 				 "the log target '%s' is none of syslog, stderr, file:PATH",

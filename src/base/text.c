@@ -160,7 +160,9 @@ bool text_is_nearer(const char *word, const char *candidate, unsigned *best)
 	unsigned distance = text_distance(word, candidate);
 	size_t len = strlen(word);
 
-	/* A third of the letters, at least one: "max_line" for "maxlines", never "user" for "port". */
+	/*
+	 * A third of the letters, at least one: "max_line" for "maxlines", never "user" for "port".
+	 */
 	if (distance > (len < 3 ? 1 : (len + 2) / 3) || distance >= *best)
 		return false;
 	*best = distance;

@@ -13,7 +13,8 @@ static int run(const struct options *options)
 		conf_print_defaults(stdout);
 		return EXIT_DONE;
 	}
-	/* Asked by a running daemon that is about to execute this binary: could we take over from it? */
+	/* Asked by a running daemon that is about to execute this binary: could we take over from
+	 * it? */
 	if (options->accept_handover != 0 && options->accept_handover != HANDOVER_VERSION) {
 		fprintf(stderr,
 			"echod: this executable cannot take over from the running one (hand-over version "
@@ -24,7 +25,8 @@ static int run(const struct options *options)
 	code = cli_load(options, &source, &conf);
 	if (code == EXIT_DONE && !options->quiet) {
 		if (conf_source_path(source) != NULL)
-			printf("echod: the configuration %s is correct\n", conf_source_path(source));
+			printf("echod: the configuration %s is correct\n",
+			       conf_source_path(source));
 		else
 			printf("echod: there is no configuration file; the built-in service would serve\n");
 	}

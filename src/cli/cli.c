@@ -49,7 +49,8 @@ static struct conf *load_for_pidfile(const struct options *options, struct error
 	if (conf == NULL) {
 		conf_source_free(source);
 		source = conf_source_load(NULL, &errors);
-		conf = source == NULL ? NULL : conf_parse(source, &options->launch.overrides, &errors);
+		conf = source == NULL ? NULL
+				      : conf_parse(source, &options->launch.overrides, &errors);
 	}
 	if (conf == NULL || conf->pidfile == NULL)
 		error_set(err, EXIT_CONFIG, "%s", errors.count > 0 ? errors.lines[0] : "no memory");
@@ -87,7 +88,8 @@ int target_find(const struct options *options, struct target *target)
 			  "not running (the pidfile %s was left behind by a daemon that died)",
 			  target->conf->pidfile);
 	else
-		error_set(&err, EXIT_NOT_RUNNING, "not running (no pidfile %s)", target->conf->pidfile);
+		error_set(&err, EXIT_NOT_RUNNING, "not running (no pidfile %s)",
+			  target->conf->pidfile);
 	return cli_fail(&err);
 }
 

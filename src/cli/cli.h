@@ -18,10 +18,10 @@ struct options {
 	bool quiet;
 	bool help;
 	bool version;
-	bool defaults;	      /* check --defaults */
-	int accept_handover;  /* check --accept-handover=N; 0: not given */
-	int64_t timeout_ms;   /* -1: the verb's own */
-	const char *extra;    /* the first word behind the verb; NULL: none */
+	bool defaults;	     /* check --defaults */
+	int accept_handover; /* check --accept-handover=N; 0: not given */
+	int64_t timeout_ms;  /* -1: the verb's own */
+	const char *extra;   /* the first word behind the verb; NULL: none */
 	struct conf_override *settings;
 	const char **listen;
 };
@@ -51,8 +51,9 @@ extern const struct command command_status;
 extern const struct command *const commands[];
 
 /*
- * Read the command line. Options may stand before and behind the verb. Returns 0, or -1 with EXIT_USAGE (a
- * file that cannot be named absolutely: EXIT_FAILED). The strings stay in argv; options_free frees the rest.
+ * Read the command line. Options may stand before and behind the verb. Returns 0, or -1 with
+ * EXIT_USAGE (a file that cannot be named absolutely: EXIT_FAILED). The strings stay in argv;
+ * options_free frees the rest.
  */
 int options_parse(struct options *options, int argc, char **argv, struct error *err);
 void options_free(struct options *options);
@@ -64,20 +65,21 @@ void options_usage(FILE *out);
 int cli_fail(const struct error *err);
 
 /*
- * Read the configuration. Prints every error; returns 0, EXIT_CONFIG or EXIT_PERMISSION. Both results are
- * the caller's, and are NULL after a failure.
+ * Read the configuration. Prints every error; returns 0, EXIT_CONFIG or EXIT_PERMISSION. Both
+ * results are the caller's, and are NULL after a failure.
  */
 int cli_load(const struct options *options, struct conf_source **source, struct conf **conf);
 
 /* A running daemon, for verbs that act on one. */
 struct target {
-	struct conf *conf; /* owned; a configuration with errors is good enough to find the daemon */
+	struct conf
+		*conf; /* owned; a configuration with errors is good enough to find the daemon */
 	struct pidfile_holder holder;
 };
 
 /*
- * Find the daemon by its pid lock. Returns 0, or an exit code after printing why: EXIT_NOT_RUNNING when
- * nobody holds the lock.
+ * Find the daemon by its pid lock. Returns 0, or an exit code after printing why: EXIT_NOT_RUNNING
+ * when nobody holds the lock.
  */
 int target_find(const struct options *options, struct target *target);
 

@@ -98,11 +98,21 @@ static int keep_arg(struct launch *launch, const char *text, struct error *err)
 	return larger[n] == NULL ? error_errno(err, "cannot keep the options") : 0;
 }
 
-static int keep_option(struct launch *launch, const char *option, const char *value, struct error *err)
+static int keep_option(struct launch *launch, const char *option, const char *value,
+		       struct error *err)
 {
 	if (keep_arg(launch, option, err) < 0)
 		return -1;
 	return value == NULL ? 0 : keep_arg(launch, value, err);
+}
+
+static const char *last_arg(const struct launch *launch)
+{
+	size_t n = 0;
+
+	while (launch->args[n + 1] != NULL)
+		n++;
+	return launch->args[n];
 }
 
 static int set_config(struct options *options, const char *value, struct error *err)
@@ -115,8 +125,8 @@ static int set_config(struct options *options, const char *value, struct error *
 }
 
 /*
- * Without -f, the default file is read if it is there; a restart looks again. One that is there but cannot
- * be looked at is reported when it is read.
+ * Without -f, the default file is read if it is there; a restart looks again. One that is there but
+ * cannot be looked at is reported when it is read.
  */
 static int default_config(struct launch *launch, struct error *err)
 {
@@ -144,13 +154,13 @@ static int set_pidfile(struct options *options, const char *value, struct error 
 	if (result < 0)
 		return -1;
 	/* The copy among the args lives as long as the options. */
-	for (size_t n = 0; options->launch.args[n] != NULL; n++)
-		path = options->launch.args[n];
-	add_setting(options, "pidfile", path);
+	add_setting(options, "pidfile", last_arg(&options->launch));
 	return 0;
 }
 
-/* key=value is cut in place: argv is ours (C11, 5.1.2.2.1), and the restart's copy is made first. */
+/*
+ * key=value is cut in place: argv is ours (C11, 5.1.2.2.1), and the restart's copy is made first.
+ */
 static int set_setting(struct options *options, char *value, struct error *err)
 {
 	char *equals = strchr(value, '=');
@@ -169,7 +179,8 @@ static int set_port(struct options *options, const char *value, struct error *er
 	int64_t port;
 
 	if (text_parse_int(value, &port) < 0 || port < 1 || port > 65535)
-		return error_set(err, EXIT_USAGE, "-p needs a port between 1 and 65535, not '%s'", value);
+		return error_set(err, EXIT_USAGE, "-p needs a port between 1 and 65535, not '%s'",
+				 value);
 	options->launch.overrides.port = (int)port;
 	return keep_option(&options->launch, "-p", value, err);
 }
@@ -183,7 +194,8 @@ static int set_listen(struct options *options, const char *value, struct error *
 static int set_timeout(struct options *options, const char *value, struct error *err)
 {
 	if (text_parse_time(value, &options->timeout_ms) < 0)
-		return error_set(err, EXIT_USAGE, "-T needs a time such as 10, 0.5 or 2m, not '%s'", value);
+		return error_set(err, EXIT_USAGE, "-T needs a time such as 10, 0.5 or 2m, not '%s'",
+				 value);
 	return 0;
 }
 
@@ -192,7 +204,8 @@ static int set_handover(struct options *options, const char *value, struct error
 	int64_t version;
 
 	if (text_parse_int(value, &version) < 0 || version < 1 || version > 1000000)
-		return error_set(err, EXIT_USAGE, "--accept-handover needs a version, not '%s'", value);
+		return error_set(err, EXIT_USAGE, "--accept-handover needs a version, not '%s'",
+				 value);
 	options->accept_handover = (int)version;
 	return 0;
 }
@@ -258,8 +271,8 @@ static int option_error(int kind, char **argv, struct error *err)
 		if (strncmp(word, "--", 2) == 0 && text_is_nearer(word + 2, known->name, &best))
 			nearest = known->name;
 	if (nearest != NULL)
-		return error_set(err, EXIT_USAGE, "the option %s is not known; did you mean --%s?", word,
-				 nearest);
+		return error_set(err, EXIT_USAGE, "the option %s is not known; did you mean --%s?",
+				 word, nearest);
 	return error_set(err, EXIT_USAGE, "the option %s is not known", word);
 }
 
@@ -287,12 +300,15 @@ static int check_taken(const struct options *options, struct error *err)
 	const struct command *command = options->command;
 
 	if (options->json && !(command->takes & TAKES_JSON))
-		return error_set(err, EXIT_USAGE, "--json is for status, not for %s", command->name);
+		return error_set(err, EXIT_USAGE, "--json is for status, not for %s",
+				 command->name);
 	if (options->timeout_ms >= 0 && !(command->takes & TAKES_TIMEOUT))
 		return error_set(err, EXIT_USAGE, "-T is for stop, restart and reload, not for %s",
 				 command->name);
-	if ((options->defaults || options->accept_handover != 0) && !(command->takes & TAKES_DEFAULTS))
-		return error_set(err, EXIT_USAGE, "--defaults is for check, not for %s", command->name);
+	if ((options->defaults || options->accept_handover != 0) &&
+	    !(command->takes & TAKES_DEFAULTS))
+		return error_set(err, EXIT_USAGE, "--defaults is for check, not for %s",
+				 command->name);
 	if (options->extra != NULL)
 		return error_set(err, EXIT_USAGE, "%s takes no '%s' behind it", command->name,
 				 options->extra);

@@ -1,4 +1,5 @@
-/* echod restart, echod reload: restart in place; returns when the new generation serves, or why it does not. */
+/* echod restart, echod reload: restart in place; returns when the new generation serves, or why it
+ * does not. */
 #include <signal.h>
 #include <stdio.h>
 
@@ -8,7 +9,8 @@
 /* Beyond the time that the daemon allows itself for the trial and for its workers. */
 #define GRACE_MS 10000
 
-static json_t *restart(const struct options *options, const struct target *target, struct error *err)
+static json_t *restart(const struct options *options, const struct target *target,
+		       struct error *err)
 {
 	int64_t patience = options->timeout_ms >= 0 ? options->timeout_ms
 						    : 2 * target->conf->start_timeout + GRACE_MS;
@@ -17,7 +19,9 @@ static json_t *restart(const struct options *options, const struct target *targe
 
 	if (fd < 0)
 		return NULL;
-	/* Signalled before asking: so the daemon knows, when it is asked, which restart is meant. */
+	/*
+	 * Signalled before asking: so the daemon knows, when it is asked, which restart is meant.
+	 */
 	if (pidfile_signal(&target->holder, SIGHUP, err) < 0)
 		return NULL;
 	return client_ask(fd, "await-restart", patience, err);

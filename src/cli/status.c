@@ -64,8 +64,8 @@ static void print_text(const json_t *reply)
 static int say_absent(const struct options *options, enum status_code code, const char *text)
 {
 	if (options->json) {
-		json_t *reply = json_pack("{s:b, s:i, s:s, s:i}", "ok", 0, "schema", 1, "error", text,
-					  "code", (int)code);
+		json_t *reply = json_pack("{s:b, s:i, s:s, s:i}", "ok", 0, "schema", 1, "error",
+					  text, "code", (int)code);
 
 		json_dumpf(reply, stdout, JSON_COMPACT);
 		printf("\n");
@@ -124,5 +124,5 @@ static int run(const struct options *options)
 	return code;
 }
 
-const struct command command_status = {"status", "say whether it runs, and what it does", TAKES_JSON,
-				       run};
+const struct command command_status = {"status", "say whether it runs, and what it does",
+				       TAKES_JSON, run};

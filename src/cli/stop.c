@@ -1,4 +1,5 @@
-/* echod stop: a polite stop; returns when the daemon is gone, so that a start right after it succeeds. */
+/* echod stop: a polite stop; returns when the daemon is gone, so that a start right after it
+ * succeeds. */
 #include <signal.h>
 #include <stdio.h>
 
@@ -17,10 +18,11 @@ static int stop(const struct options *options, const struct target *target, stru
 		return -1;
 	gone = pidfile_await_end(&target->holder, patience, err);
 	if (gone == 0)
-		return error_set(err, EXIT_FAILED,
-				 "process %d is still answering clients after %.1f s; it goes on stopping, "
-				 "and a second stop ends it at once",
-				 (int)target->holder.pid, (double)patience / 1000);
+		return error_set(
+			err, EXIT_FAILED,
+			"process %d is still answering clients after %.1f s; it goes on stopping, "
+			"and a second stop ends it at once",
+			(int)target->holder.pid, (double)patience / 1000);
 	return gone < 0 ? -1 : 0;
 }
 
@@ -38,5 +40,5 @@ static int run(const struct options *options)
 	return code;
 }
 
-const struct command command_stop = {"stop", "answer what clients have begun, then end", TAKES_TIMEOUT,
-				     run};
+const struct command command_stop = {"stop", "answer what clients have begun, then end",
+				     TAKES_TIMEOUT, run};

@@ -40,7 +40,8 @@ static void wrong(const struct pass *pass, const config_setting_t *setting, cons
 	conf_errors_add(pass->errors, where, "%s", text);
 }
 
-static void unknown(const struct pass *pass, const config_setting_t *setting, enum key_section section)
+static void unknown(const struct pass *pass, const config_setting_t *setting,
+		    enum key_section section)
 {
 	const char *name = config_setting_name(setting);
 	const char *nearest = conf_key_nearest(section, name);
@@ -54,8 +55,8 @@ static void unknown(const struct pass *pass, const config_setting_t *setting, en
 				nearest = section_names[i];
 	}
 	if (nearest != NULL)
-		snprintf(text, sizeof(text), "there is no setting '%.64s'%s; did you mean '%s'?", name,
-			 section == KEY_GLOBAL ? "" : " here", nearest);
+		snprintf(text, sizeof(text), "there is no setting '%.64s'%s; did you mean '%s'?",
+			 name, section == KEY_GLOBAL ? "" : " here", nearest);
 	else
 		snprintf(text, sizeof(text), "there is no setting '%.64s'%s", name,
 			 section == KEY_GLOBAL ? "" : " here");
@@ -88,9 +89,10 @@ static void set_listen(const struct pass *pass, const config_setting_t *setting,
 
 	conf_listen_clear(service);
 	for (int i = 0; i < n; i++) {
-		const config_setting_t *one = config_setting_is_aggregate(setting)
-						      ? config_setting_get_elem(setting, (unsigned)i)
-						      : setting;
+		const config_setting_t *one =
+			config_setting_is_aggregate(setting)
+				? config_setting_get_elem(setting, (unsigned)i)
+				: setting;
 		const char *text = config_setting_get_string(one);
 
 		if (text == NULL)
@@ -111,7 +113,8 @@ static void set_key(const struct pass *pass, const config_setting_t *setting,
 
 	if (key->type == KEY_LISTEN && type != CONFIG_TYPE_GROUP) {
 		set_listen(pass, setting, base);
-	} else if (conf_key_is_number(key) && (type == CONFIG_TYPE_INT || type == CONFIG_TYPE_INT64)) {
+	} else if (conf_key_is_number(key) &&
+		   (type == CONFIG_TYPE_INT || type == CONFIG_TYPE_INT64)) {
 		result = conf_key_set_number(key, base, config_setting_get_int64(setting), &err);
 	} else if (key->type == KEY_TIME && type == CONFIG_TYPE_FLOAT) {
 		char text[64];
@@ -119,9 +122,10 @@ static void set_key(const struct pass *pass, const config_setting_t *setting,
 		snprintf(text, sizeof(text), "%.3f", config_setting_get_float(setting));
 		result = conf_key_set_text(key, base, text, &err);
 	} else if (key->type == KEY_BOOLEAN && type == CONFIG_TYPE_BOOL) {
-		result = conf_key_set_text(key, base,
-					   config_setting_get_bool(setting) ? "true" : "false", &err);
-	} else if (type == CONFIG_TYPE_STRING && key->type != KEY_BOOLEAN && key->type != KEY_INTEGER) {
+		result = conf_key_set_text(
+			key, base, config_setting_get_bool(setting) ? "true" : "false", &err);
+	} else if (type == CONFIG_TYPE_STRING && key->type != KEY_BOOLEAN &&
+		   key->type != KEY_INTEGER) {
 		result = conf_key_set_text(key, base, config_setting_get_string(setting), &err);
 	} else {
 		error_set(&err, EXIT_CONFIG, "%s must be %s", key->name, type_wanted(key));
@@ -172,7 +176,8 @@ static struct conf_service *add_service(struct conf *conf, const char *where)
 static void read_services(struct pass *pass, const config_setting_t *list)
 {
 	if (!config_setting_is_list(list)) {
-		wrong(pass, list, "services must be a list of groups, as in ( { name = \"line\"; } )");
+		wrong(pass, list,
+		      "services must be a list of groups, as in ( { name = \"line\"; } )");
 		return;
 	}
 	for (int i = 0; i < config_setting_length(list); i++) {
@@ -193,8 +198,10 @@ static void read_services(struct pass *pass, const config_setting_t *list)
 		read_group(pass, group, KEY_SERVICE, service);
 		if (service->name == NULL && config_setting_get_member(group, "name") == NULL)
 			wrong(pass, group, "the service has no name");
-		if (service->listen_count == 0 && config_setting_get_member(group, "listen") == NULL)
-			wrong(pass, group, "the service has no listen: say where it can be reached");
+		if (service->listen_count == 0 &&
+		    config_setting_get_member(group, "listen") == NULL)
+			wrong(pass, group,
+			      "the service has no listen: say where it can be reached");
 	}
 	if (config_setting_length(list) == 0)
 		wrong(pass, list, "services is empty: there would be nothing to serve");
@@ -232,7 +239,8 @@ static void read_text(struct pass *pass)
 	} else {
 		char where[WHERE_MAX];
 
-		conf_source_where(pass->source, (unsigned)config_error_line(&tree), where, sizeof(where));
+		conf_source_where(pass->source, (unsigned)config_error_line(&tree), where,
+				  sizeof(where));
 		conf_errors_add(pass->errors, where, "%s", config_error_text(&tree));
 	}
 	config_destroy(&tree);
@@ -252,8 +260,8 @@ static struct conf_service *find_service(struct conf *conf, const char *name, si
 }
 
 /* Splits "services.line.max_lines" into the struct that it means and the key's name. */
-static int override_target(struct pass *pass, const char *path, enum key_section *section, void **base,
-			   const char **name, struct error *err)
+static int override_target(struct pass *pass, const char *path, enum key_section *section,
+			   void **base, const char **name, struct error *err)
 {
 	const char *dot = strrchr(path, '.');
 
@@ -294,9 +302,9 @@ static void apply_override(struct pass *pass, const struct conf_override *overri
 		if (key == NULL) {
 			const char *nearest = conf_key_nearest(section, name);
 
-			result = error_set(&err, EXIT_CONFIG, "there is no setting '%s'%s%s%s", name,
-					   nearest ? "; did you mean '" : "", nearest ? nearest : "",
-					   nearest ? "'?" : "");
+			result = error_set(&err, EXIT_CONFIG, "there is no setting '%s'%s%s%s",
+					   name, nearest ? "; did you mean '" : "",
+					   nearest ? nearest : "", nearest ? "'?" : "");
 		}
 	}
 	if (result == 0)
@@ -312,7 +320,8 @@ static void apply_override(struct pass *pass, const struct conf_override *overri
 }
 
 /* "127.0.0.1", "::1" or "host:port"; `port` for those without one. */
-static int listen_option(struct conf_service *service, const char *text, int port, struct error *err)
+static int listen_option(struct conf_service *service, const char *text, int port,
+			 struct error *err)
 {
 	char whole[ADDR_HOST_MAX + 16];
 	size_t len = strlen(text);
@@ -365,20 +374,22 @@ static void check_services(struct pass *pass)
 			if (a->name != NULL && conf->services[j].name != NULL &&
 			    strcmp(a->name, conf->services[j].name) == 0)
 				conf_errors_add(pass->errors, a->where,
-						"the service '%s' is already defined at %s", a->name,
-						conf->services[j].where);
+						"the service '%s' is already defined at %s",
+						a->name, conf->services[j].where);
 		for (size_t j = 0; j <= i; j++) {
 			const struct conf_service *b = &conf->services[j];
 
 			for (size_t k = 0; k < a->listen_count; k++)
 				for (size_t l = 0; l < (j == i ? k : b->listen_count); l++)
 					if (memcmp(&a->listen[k].endpoint.port,
-						   &b->listen[l].endpoint.port, sizeof(uint16_t)) == 0 &&
+						   &b->listen[l].endpoint.port,
+						   sizeof(uint16_t)) == 0 &&
 					    strcmp(a->listen[k].endpoint.host,
 						   b->listen[l].endpoint.host) == 0)
-						conf_errors_add(pass->errors, a->where,
-								"the address '%s' is already used at %s",
-								a->listen[k].text, b->where);
+						conf_errors_add(
+							pass->errors, a->where,
+							"the address '%s' is already used at %s",
+							a->listen[k].text, b->where);
 		}
 	}
 }
@@ -388,8 +399,9 @@ static void check_log(struct pass *pass, bool foreground)
 	const char *path = conf_source_path(pass->source);
 
 	if (strcmp(pass->conf->log.target, "stderr") == 0 && !foreground)
-		conf_errors_add(pass->errors, path != NULL ? path : "command line",
-				"log.target \"stderr\" needs the foreground (-F): a daemon has no stderr");
+		conf_errors_add(
+			pass->errors, path != NULL ? path : "command line",
+			"log.target \"stderr\" needs the foreground (-F): a daemon has no stderr");
 }
 
 /* ---- Defaults that depend on who starts and where ------------------------------------------- */
@@ -411,10 +423,11 @@ static char *default_pidfile(struct conf_errors *errors)
 		if (access(path, W_OK) == 0)
 			path[strlen(path)] = '/';
 		else
-			conf_errors_add(errors, "pidfile",
-					"there is no run directory for this user (XDG_RUNTIME_DIR, %s); "
-					"name a pidfile with -P FILE",
-					path);
+			conf_errors_add(
+				errors, "pidfile",
+				"there is no run directory for this user (XDG_RUNTIME_DIR, %s); "
+				"name a pidfile with -P FILE",
+				path);
 	}
 	return path;
 }
@@ -461,10 +474,11 @@ struct conf *conf_parse(const struct conf_source *source, const struct conf_over
 	}
 	read_text(&pass);
 	if (conf->service_count > 0 && (overrides->port != 0 || overrides->listen_count > 0))
-		conf_errors_add(errors, "command line",
-				"-p and -l are for the built-in service, but %s defines services: change "
-				"their listen there",
-				conf_source_path(source));
+		conf_errors_add(
+			errors, "command line",
+			"-p and -l are for the built-in service, but %s defines services: change "
+			"their listen there",
+			conf_source_path(source));
 	if (conf->service_count == 0)
 		built_in_service(&pass, overrides);
 	for (size_t i = 0; i < overrides->setting_count; i++)

@@ -1,9 +1,9 @@
 /*
  * The configuration: a file in libconfig's syntax becomes one read-only struct.
  *
- * The file is first read whole into a conf_source (its includes too), so that a restart can hand over the
- * very text that is served. Parsing never stops at the first mistake: every one is collected as
- * "file:line: sentence", and the struct has the default in each wrong place.
+ * The file is first read whole into a conf_source (its includes too), so that a restart can hand
+ * over the very text that is served. Parsing never stops at the first mistake: every one is
+ * collected as "file:line: sentence", and the struct has the default in each wrong place.
  */
 #ifndef ECHOD_CONF_CONF_H
 #define ECHOD_CONF_CONF_H
@@ -28,17 +28,17 @@ struct conf_service {
 	char *protocol;
 	struct conf_listen *listen;
 	size_t listen_count;
-	int64_t workers;	/* 0: one for each processor */
-	int64_t backlog;	/* connections */
-	int64_t defer_accept;	/* ms; 0: off */
-	int64_t keepalive;	/* ms of silence before the first probe; 0: off */
+	int64_t workers;      /* 0: one for each processor */
+	int64_t backlog;      /* connections */
+	int64_t defer_accept; /* ms; 0: off */
+	int64_t keepalive;    /* ms of silence before the first probe; 0: off */
 	bool nodelay;
-	int64_t max_lines;	/* lines a connection; 0: no limit */
-	int64_t max_line;	/* bytes, the LF included */
-	int64_t max_pending;	/* bytes */
-	int64_t idle_timeout;	/* ms; 0: none */
-	int64_t write_timeout;	/* ms; 0: none */
-	char *where;		/* "file:line" or "the built-in service", for messages */
+	int64_t max_lines;     /* lines a connection; 0: no limit */
+	int64_t max_line;      /* bytes, the LF included */
+	int64_t max_pending;   /* bytes */
+	int64_t idle_timeout;  /* ms; 0: none */
+	int64_t write_timeout; /* ms; 0: none */
+	char *where;	       /* "file:line" or "the built-in service", for messages */
 };
 
 struct conf_log {
@@ -54,7 +54,7 @@ struct conf {
 	char *user;  /* NULL: the default of privs_resolve */
 	char *group; /* NULL: the user's own */
 	int64_t nice;
-	bool nice_set; /* written in the file or by an option */
+	bool nice_set;		/* written in the file or by an option */
 	int64_t drain_timeout;	/* ms */
 	int64_t retire_timeout; /* ms; 0: no limit */
 	int64_t start_timeout;	/* ms */
@@ -80,9 +80,10 @@ void conf_errors_free(struct conf_errors *errors);
 struct conf_source; /* the text of the file and its includes, and which line came from where */
 
 /*
- * Read a file and, recursively, what it names with @include "path" (relative to the including file).
- * `path` must be absolute; NULL: no file, the built-in default serves. Numbers that libconfig would read
- * as others without a word are reported here. Returns NULL when a file cannot be read.
+ * Read a file and, recursively, what it names with @include "path" (relative to the including
+ * file). `path` must be absolute; NULL: no file, the built-in default serves. Numbers that
+ * libconfig would read as others without a word are reported here. Returns NULL when a file cannot
+ * be read.
  */
 struct conf_source *conf_source_load(const char *path, struct conf_errors *errors);
 
@@ -90,7 +91,8 @@ struct conf_source *conf_source_load(const char *path, struct conf_errors *error
 const char *conf_source_path(const struct conf_source *source);
 
 void conf_source_pack(const struct conf_source *source, struct blob_writer *writer);
-struct conf_source *conf_source_unpack(struct blob_reader *reader); /* NULL: damaged, or no memory */
+struct conf_source *
+conf_source_unpack(struct blob_reader *reader); /* NULL: damaged, or no memory */
 void conf_source_free(struct conf_source *source);
 
 /* ---- The struct ---------------------------------------------------------------------------- */
@@ -111,8 +113,8 @@ struct conf_overrides {
 };
 
 /*
- * Always returns a whole struct, to be freed with conf_free; it may be served only when no error was
- * added. Returns NULL only without memory.
+ * Always returns a whole struct, to be freed with conf_free; it may be served only when no error
+ * was added. Returns NULL only without memory.
  */
 struct conf *conf_parse(const struct conf_source *source, const struct conf_overrides *overrides,
 			struct conf_errors *errors);

@@ -10,23 +10,25 @@
 
 #include "base/text.h"
 
-#define DAY	     (INT64_C(86400) * 1000)
-#define SECOND	     INT64_C(1000)
-#define KIB	     INT64_C(1024)
-#define MIB	     (INT64_C(1024) * 1024)
-#define GLOBAL(name) KEY_GLOBAL, #name
-#define LOG(name)    KEY_LOG, #name
+#define DAY	      (INT64_C(86400) * 1000)
+#define SECOND	      INT64_C(1000)
+#define KIB	      INT64_C(1024)
+#define MIB	      (INT64_C(1024) * 1024)
+#define GLOBAL(name)  KEY_GLOBAL, #name
+#define LOG(name)     KEY_LOG, #name
 #define SERVICE(name) KEY_SERVICE, #name
 
 static const char *const level_choices[] = {"critical", "error", "warning", "notice",
 					    "info",	"debug", NULL};
 static const char *const facility_choices[] = {
-	"kern",	  "user",   "mail",   "daemon", "auth",	  "syslog", "lpr",    "news",
-	"uucp",	  "cron",   "authpriv", "ftp",	"local0", "local1", "local2", "local3",
-	"local4", "local5", "local6", "local7", NULL};
+	"kern",	  "user",   "mail",   "daemon",	  "auth",   "syslog", "lpr",
+	"news",	  "uucp",   "cron",   "authpriv", "ftp",    "local0", "local1",
+	"local2", "local3", "local4", "local5",	  "local6", "local7", NULL};
 static const char *const protocol_choices[] = {"line", "echo", NULL};
 
-/* To add a setting: a field in conf.h, a row here, a place in etc/echod.conf and in echod.conf(5). */
+/*
+ * To add a setting: a field in conf.h, a row here, a place in etc/echod.conf and in echod.conf(5).
+ */
 const struct conf_key conf_keys[] = {
 	{GLOBAL(pidfile), KEY_PATH, offsetof(struct conf, pidfile), 0, 0, NULL,
 	 "echod.pid in the run directory", NULL,
@@ -55,8 +57,8 @@ const struct conf_key conf_keys[] = {
 	 "Where the log goes: syslog, stderr (foreground only, its default) or file:PATH."},
 	{LOG(facility), KEY_CHOICE, offsetof(struct conf_log, facility), 0, 0, "daemon", NULL,
 	 facility_choices, "The facility of syslog messages."},
-	{LOG(level), KEY_CHOICE, offsetof(struct conf_log, level), 0, 0, "notice", NULL, level_choices,
-	 "The least severe level that is logged."},
+	{LOG(level), KEY_CHOICE, offsetof(struct conf_log, level), 0, 0, "notice", NULL,
+	 level_choices, "The least severe level that is logged."},
 	{LOG(socket), KEY_PATH, offsetof(struct conf_log, socket), 0, 0, "/dev/log", NULL, NULL,
 	 "The socket of the system's logger."},
 
@@ -65,28 +67,32 @@ const struct conf_key conf_keys[] = {
 	{SERVICE(protocol), KEY_CHOICE, offsetof(struct conf_service, protocol), 0, 0, "line", NULL,
 	 protocol_choices, "What the service speaks: line, or echo (RFC 862)."},
 	{SERVICE(listen), KEY_LISTEN, 0, 0, 0, NULL,
-	 "none: each service needs one; the built-in service has *:30333", NULL, "The addresses where the service listens, each host:port."},
+	 "none: each service needs one; the built-in service has *:30333", NULL,
+	 "The addresses where the service listens, each host:port."},
 	{SERVICE(workers), KEY_INTEGER, offsetof(struct conf_service, workers), 0, 1024, "0", NULL,
 	 NULL, "How many processes serve; 0: one for each processor."},
-	{SERVICE(backlog), KEY_INTEGER, offsetof(struct conf_service, backlog), 1, 65535, "4096", NULL,
-	 NULL, "How many connections may wait to be accepted, for each worker and address."},
-	{SERVICE(defer_accept), KEY_TIME, offsetof(struct conf_service, defer_accept), 0, 60 * SECOND,
-	 "1", NULL, NULL,
+	{SERVICE(backlog), KEY_INTEGER, offsetof(struct conf_service, backlog), 1, 65535, "4096",
+	 NULL, NULL, "How many connections may wait to be accepted, for each worker and address."},
+	{SERVICE(defer_accept), KEY_TIME, offsetof(struct conf_service, defer_accept), 0,
+	 60 * SECOND, "1", NULL, NULL,
 	 "How long the kernel may keep a connection whose client has not written yet; 0: not at all."},
 	{SERVICE(keepalive), KEY_TIME, offsetof(struct conf_service, keepalive), 0, 32767 * SECOND,
-	 "2m", NULL, NULL, "After which silence the kernel probes whether a client is there; 0: never."},
+	 "2m", NULL, NULL,
+	 "After which silence the kernel probes whether a client is there; 0: never."},
 	{SERVICE(nodelay), KEY_BOOLEAN, offsetof(struct conf_service, nodelay), 0, 0, "true", NULL,
 	 NULL, "Whether replies leave at once (TCP_NODELAY)."},
-	{SERVICE(max_lines), KEY_INTEGER, offsetof(struct conf_service, max_lines), 0, INT64_MAX, "1",
-	 NULL, NULL, "Protocol line: how many lines a connection may send; 0: no limit."},
+	{SERVICE(max_lines), KEY_INTEGER, offsetof(struct conf_service, max_lines), 0, INT64_MAX,
+	 "1", NULL, NULL, "Protocol line: how many lines a connection may send; 0: no limit."},
 	{SERVICE(max_line), KEY_SIZE, offsetof(struct conf_service, max_line), 2, 16 * MIB, "64k",
 	 NULL, NULL, "Protocol line: the longest line, its LF included."},
 	{SERVICE(max_pending), KEY_SIZE, offsetof(struct conf_service, max_pending), 4 * KIB,
-	 1024 * MIB, "256k", NULL, NULL, "How many reply bytes may wait for a client that does not read."},
+	 1024 * MIB, "256k", NULL, NULL,
+	 "How many reply bytes may wait for a client that does not read."},
 	{SERVICE(idle_timeout), KEY_TIME, offsetof(struct conf_service, idle_timeout), 0, 365 * DAY,
 	 "5m", NULL, NULL, "After which silence a connection is closed; 0: never."},
-	{SERVICE(write_timeout), KEY_TIME, offsetof(struct conf_service, write_timeout), 0, 365 * DAY,
-	 "1m", NULL, NULL, "How long a client may not read while a reply waits; 0: for ever."},
+	{SERVICE(write_timeout), KEY_TIME, offsetof(struct conf_service, write_timeout), 0,
+	 365 * DAY, "1m", NULL, NULL,
+	 "How long a client may not read while a reply waits; 0: for ever."},
 };
 
 const size_t conf_key_count = sizeof(conf_keys) / sizeof(conf_keys[0]);
@@ -105,7 +111,8 @@ const char *conf_key_nearest(enum key_section section, const char *name)
 	unsigned best = TEXT_FAR;
 
 	for (size_t i = 0; i < conf_key_count; i++)
-		if (conf_keys[i].section == section && text_is_nearer(name, conf_keys[i].name, &best))
+		if (conf_keys[i].section == section &&
+		    text_is_nearer(name, conf_keys[i].name, &best))
 			nearest = conf_keys[i].name;
 	return nearest;
 }
@@ -140,10 +147,10 @@ static int store_number(const struct conf_key *key, void *base, int64_t value, s
 		format_number(key, high, sizeof(high), key->max);
 		format_number(key, given, sizeof(given), value);
 		if (key->max == INT64_MAX)
-			return error_set(err, EXIT_CONFIG, "%s must be at least %s, not %s", key->name,
-					 low, given);
-		return error_set(err, EXIT_CONFIG, "%s must be between %s and %s, not %s", key->name,
-				 low, high, given);
+			return error_set(err, EXIT_CONFIG, "%s must be at least %s, not %s",
+					 key->name, low, given);
+		return error_set(err, EXIT_CONFIG, "%s must be between %s and %s, not %s",
+				 key->name, low, high, given);
 	}
 	*(int64_t *)field(key, base) = value;
 	return 0;
@@ -164,7 +171,8 @@ static int check_name(const char *value, struct error *err)
 	size_t len = strlen(value);
 
 	for (size_t i = 0; i < len; i++)
-		if (!isalnum((unsigned char)value[i]) && (i == 0 || strchr("._-", value[i]) == NULL))
+		if (!isalnum((unsigned char)value[i]) &&
+		    (i == 0 || strchr("._-", value[i]) == NULL))
 			len = 0;
 	if (len < 1 || len > 32)
 		return error_set(err, EXIT_CONFIG,
@@ -191,8 +199,8 @@ static int check_choice(const struct conf_key *key, const char *value, struct er
 	if (nearest != NULL)
 		return error_set(err, EXIT_CONFIG, "%s '%s' is not known; did you mean '%s'?",
 				 key->name, value, nearest);
-	return error_set(err, EXIT_CONFIG, "%s '%s' is not known; it is one of %s", key->name, value,
-			 all);
+	return error_set(err, EXIT_CONFIG, "%s '%s' is not known; it is one of %s", key->name,
+			 value, all);
 }
 
 static int check_user(const char *value, struct error *err)
@@ -205,8 +213,8 @@ static int check_user(const char *value, struct error *err)
 		return error_set(err, EXIT_CONFIG, "there is no user '%s'%s%s", value,
 				 errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
 	if (user->pw_uid == 0)
-		return error_set(err, EXIT_CONFIG, "workers must not run as root: another user than '%s'",
-				 value);
+		return error_set(err, EXIT_CONFIG,
+				 "workers must not run as root: another user than '%s'", value);
 	return 0;
 }
 
@@ -216,7 +224,8 @@ static int check_target(const char *value, struct error *err)
 		return 0;
 	if (strncmp(value, "file:", 5) != 0)
 		return error_set(err, EXIT_CONFIG,
-				 "target '%s' is none of \"syslog\", \"stderr\", \"file:PATH\"", value);
+				 "target '%s' is none of \"syslog\", \"stderr\", \"file:PATH\"",
+				 value);
 	if (value[5] != '/')
 		return error_set(err, EXIT_CONFIG, "target '%s' must name an absolute path", value);
 	return 0;
@@ -227,8 +236,8 @@ static int check_text(const struct conf_key *key, const char *value, struct erro
 	if (value[0] == '\0')
 		return error_set(err, EXIT_CONFIG, "%s is empty", key->name);
 	if (key->type == KEY_PATH && value[0] != '/')
-		return error_set(err, EXIT_CONFIG, "%s must be an absolute path, not '%s'", key->name,
-				 value);
+		return error_set(err, EXIT_CONFIG, "%s must be an absolute path, not '%s'",
+				 key->name, value);
 	if (key->type == KEY_NAME)
 		return check_name(value, err);
 	if (key->type == KEY_CHOICE)
@@ -265,7 +274,7 @@ static int set_number_text(const struct conf_key *key, void *base, const char *v
 		failed = text_parse_int(value, &number);
 	if (failed)
 		return error_set(err, EXIT_CONFIG, "%s: '%s' is not a %s", key->name, value,
-				 key->type == KEY_TIME	 ? "time; write 30, \"500ms\", \"2m\", \"1h\""
+				 key->type == KEY_TIME ? "time; write 30, \"500ms\", \"2m\", \"1h\""
 				 : key->type == KEY_SIZE ? "size; write 4096, \"64k\", \"1M\""
 							 : "whole number");
 	return store_number(key, base, number, err);

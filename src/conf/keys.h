@@ -1,4 +1,6 @@
-/* The one table of all settings: name, type, range, default, sentence. Only src/conf/ looks at it. */
+/*
+ * The one table of all settings: name, type, range, default, sentence. Only src/conf/ looks at it.
+ */
 #ifndef ECHOD_CONF_KEYS_H
 #define ECHOD_CONF_KEYS_H
 
@@ -46,8 +48,8 @@ const char *conf_key_nearest(enum key_section section, const char *name);
 bool conf_key_is_number(const struct conf_key *key);
 
 /*
- * Store a value written as text (an option, a default) into `base`, the section's struct. Returns 0, or
- * -1 with a sentence; then nothing is changed.
+ * Store a value written as text (an option, a default) into `base`, the section's struct. Returns
+ * 0, or -1 with a sentence; then nothing is changed.
  */
 int conf_key_set_text(const struct conf_key *key, void *base, const char *value, struct error *err);
 

@@ -32,7 +32,8 @@ struct conf_source {
 	size_t file_count;
 };
 
-/* Where in the grammar the reader stands; it outlives the end of a line only in a string or comment. */
+/* Where in the grammar the reader stands; it outlives the end of a line only in a string or
+ * comment. */
 enum state { NORMAL, STRING, BLOCK_COMMENT };
 
 void conf_errors_add(struct conf_errors *errors, const char *where, const char *format, ...)
@@ -65,7 +66,8 @@ void conf_errors_free(struct conf_errors *errors)
 void conf_source_where(const struct conf_source *source, unsigned line, char *out, size_t cap)
 {
 	if (source->line_count == 0) {
-		snprintf(out, cap, "%s", source->file_count > 0 ? source->files[0] : "built-in default");
+		snprintf(out, cap, "%s",
+			 source->file_count > 0 ? source->files[0] : "built-in default");
 		return;
 	}
 	/* A parser that missed something at the end of the file says so one line behind it. */
@@ -88,8 +90,9 @@ const char *conf_source_path(const struct conf_source *source)
 /* ---- Scanning a line ------------------------------------------------------------------------ */
 
 /*
- * libconfig 1.5 reads 5000000000 as 705032704 and says nothing: an integer without an L must fit into 32
- * bits, one with it into 64. `p` stands on its first character. Returns the first character behind it.
+ * libconfig 1.5 reads 5000000000 as 705032704 and says nothing: an integer without an L must fit
+ * into 32 bits, one with it into 64. `p` stands on its first character. Returns the first character
+ * behind it.
  */
 static const char *scan_number(const char *p, const char *where, struct conf_errors *errors)
 {
@@ -114,16 +117,20 @@ static const char *scan_number(const char *p, const char *where, struct conf_err
 	snprintf(number, sizeof(number), "%.*s", (int)len, start);
 	errno = 0;
 	value = strtoll(number, &end, hex ? 16 : 10);
-	if (errno == ERANGE || len >= sizeof(number) || (*end != 'L' && hex && value > UINT32_MAX) ||
+	if (errno == ERANGE || len >= sizeof(number) ||
+	    (*end != 'L' && hex && value > UINT32_MAX) ||
 	    (*end != 'L' && !hex && (value > INT32_MAX || value < INT32_MIN)))
-		conf_errors_add(errors, where,
-				"the number %s does not fit into 32 bits: write it with an L behind it, or "
-				"as a string with a unit",
-				number);
+		conf_errors_add(
+			errors, where,
+			"the number %s does not fit into 32 bits: write it with an L behind it, or "
+			"as a string with a unit",
+			number);
 	return p;
 }
 
-/* Go through one line; `state` says what it starts in and is left as what the next line starts in. */
+/*
+ * Go through one line; `state` says what it starts in and is left as what the next line starts in.
+ */
 static void scan_line(const char *p, const char *end, enum state *state, const char *where,
 		      struct conf_errors *errors)
 {
@@ -179,8 +186,8 @@ static char *include_path(const char *line, const char *end, const char *includi
 		return NULL;
 	if (open[1] == '/')
 		return strndup(open + 1, (size_t)(close - open - 1));
-	if (asprintf(&path, "%.*s/%.*s", (int)(slash - including), including, (int)(close - open - 1),
-		     open + 1) < 0)
+	if (asprintf(&path, "%.*s/%.*s", (int)(slash - including), including,
+		     (int)(close - open - 1), open + 1) < 0)
 		return NULL;
 	return path;
 }
@@ -207,7 +214,9 @@ static int add_line(struct conf_source *source, const char *line, size_t len, st
 	return 0;
 }
 
-/* `where` is the file itself, or the line that includes it: then the message has to name the file. */
+/*
+ * `where` is the file itself, or the line that includes it: then the message has to name the file.
+ */
 static void add_file_error(struct conf_errors *errors, const char *path, const char *where,
 			   const char *problem)
 {
@@ -301,8 +310,8 @@ static int add_file(struct conf_source *source, const char *path, const char *wh
 	source->files = files;
 	if (depth > SOURCE_DEPTH_MAX || source->file_count >= SOURCE_FILES_MAX) {
 		conf_errors_add(errors, where,
-				"the include of %s is one too many: %d deep, %d files are allowed", path,
-				SOURCE_DEPTH_MAX, SOURCE_FILES_MAX);
+				"the include of %s is one too many: %d deep, %d files are allowed",
+				path, SOURCE_DEPTH_MAX, SOURCE_FILES_MAX);
 		return -1;
 	}
 	files[source->file_count] = strdup(path);
@@ -323,7 +332,8 @@ struct conf_source *conf_source_load(const char *path, struct conf_errors *error
 	enum state state = NORMAL;
 
 	if (source == NULL || (source->text = strdup("")) == NULL) {
-		conf_errors_add(errors, path == NULL ? "configuration" : path, "no memory to read it");
+		conf_errors_add(errors, path == NULL ? "configuration" : path,
+				"no memory to read it");
 	} else if (path == NULL || add_file(source, path, path, 0, &state, errors) == 0) {
 		return source;
 	}
@@ -375,7 +385,9 @@ struct conf_source *conf_source_unpack(struct blob_reader *reader)
 	}
 	source->text = blob_get_text(reader);
 	lines = blob_get_count(reader, (uint64_t)SOURCE_FILE_MAX * SOURCE_FILES_MAX);
-	/* Each line takes 16 bytes of the blob: a count that lies is seen before it costs memory. */
+	/*
+	 * Each line takes 16 bytes of the blob: a count that lies is seen before it costs memory.
+	 */
 	if (lines > reader->len / 16)
 		reader->failed = true;
 	if (!reader->failed && lines > 0)

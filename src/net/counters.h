@@ -1,7 +1,8 @@
 /*
- * What a worker counts: one page of shared memory a worker, in a memory file that outlives a restart.
- * Each number has a single writer, the worker; the supervisor only reads. It never takes a pid, an index
- * or a length from here: a worker that was taken over can lie about its own numbers and nothing else.
+ * What a worker counts: one page of shared memory a worker, in a memory file that outlives a
+ * restart. Each number has a single writer, the worker; the supervisor only reads. It never takes a
+ * pid, an index or a length from here: a worker that was taken over can lie about its own numbers
+ * and nothing else.
  */
 #ifndef ECHOD_NET_COUNTERS_H
 #define ECHOD_NET_COUNTERS_H
@@ -9,19 +10,21 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-/* X(name, what it counts): the page, the totals and `echod status --json` are made from this list. */
-#define COUNTERS(X)                                                                                     \
-	X(accepted, "connections accepted")                                                             \
-	X(closed, "connections ended, for whatever reason")                                             \
-	X(requests, "lines answered")                                                     \
-	X(bytes_in, "bytes received")                                                                   \
-	X(bytes_out, "bytes sent")                                                                      \
-	X(too_long, "connections ended for a line longer than max_line")                                \
-	X(idle_timeouts, "connections ended by idle_timeout")                                           \
-	X(write_timeouts, "connections ended by write_timeout")                                         \
-	X(resets, "connections ended by an error of the client's side")                                 \
-	X(cut_off, "connections ended by a stop or a retirement that ran out of time")                  \
-	X(accept_pauses, "pauses for want of descriptors or memory")                                    \
+/*
+ * X(name, what it counts): the page, the totals and `echod status --json` are made from this list.
+ */
+#define COUNTERS(X)                                                                                \
+	X(accepted, "connections accepted")                                                        \
+	X(closed, "connections ended, for whatever reason")                                        \
+	X(requests, "lines answered")                                                              \
+	X(bytes_in, "bytes received")                                                              \
+	X(bytes_out, "bytes sent")                                                                 \
+	X(too_long, "connections ended for a line longer than max_line")                           \
+	X(idle_timeouts, "connections ended by idle_timeout")                                      \
+	X(write_timeouts, "connections ended by write_timeout")                                    \
+	X(resets, "connections ended by an error of the client's side")                            \
+	X(cut_off, "connections ended by a stop or a retirement that ran out of time")             \
+	X(accept_pauses, "pauses for want of descriptors or memory")                               \
 	X(log_dropped, "log records that the supervisor was too slow to take")
 
 struct counters {

@@ -10,8 +10,9 @@
 #include "net/server_private.h"
 
 /*
- * Without descriptors or memory the connection stays in the queue, and the socket stays readable: asking
- * again at once would burn the processor (1.5 million errors in 2 s were seen). So nobody asks for a while.
+ * Without descriptors or memory the connection stays in the queue, and the socket stays readable:
+ * asking again at once would burn the processor (1.5 million errors in 2 s were seen). So nobody
+ * asks for a while.
  */
 static void pause_accepting(struct server *server, int error)
 {
@@ -44,7 +45,8 @@ static int accept_one(struct listener *listener)
 {
 	struct sockaddr_storage peer;
 	socklen_t len = sizeof(peer);
-	int fd = accept4(listener->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	int fd =
+		accept4(listener->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 	if (fd >= 0) {
 		conn_start(listener->server, fd, (struct sockaddr *)&peer, len);
@@ -59,7 +61,8 @@ static int accept_one(struct listener *listener)
 	case ENOMEM:
 		return -1;
 	default:
-		/* The client has gone, or its network has (accept(2), "Error handling"): the next one. */
+		/* The client has gone, or its network has (accept(2), "Error handling"): the next
+		 * one. */
 		return 1;
 	}
 }

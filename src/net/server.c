@@ -32,7 +32,9 @@ struct server *server_new(struct event_base *base, const struct server_settings 
 	return server;
 }
 
-/* Every connection stands in one list of the time-outs. `act` must take it out, or move it behind. */
+/*
+ * Every connection stands in one list of the time-outs. `act` must take it out, or move it behind.
+ */
 static void for_each_conn(struct server *server, enum timeout_kind kind, void (*act)(struct conn *))
 {
 	struct timeout_list *list = &server->timeouts.lists[kind];

@@ -1,6 +1,7 @@
 /*
- * Serving one service's connections in one worker process: accept, read, answer, close. Built on direct
- * libevent events, one for each connection. What is said is up to a protocol (serve/proto.h).
+ * Serving one service's connections in one worker process: accept, read, answer, close. Built on
+ * direct libevent events, one for each connection. What is said is up to a protocol
+ * (serve/proto.h).
  */
 #ifndef ECHOD_NET_SERVER_H
 #define ECHOD_NET_SERVER_H
@@ -27,9 +28,9 @@ struct server_settings {
 };
 
 /*
- * A server without listeners. `idle` is called, with `arg`, each time when it no longer accepts and the
- * last connection has ended; it must not free the server. `base`, `counters` must outlive the server.
- * Returns NULL without memory.
+ * A server without listeners. `idle` is called, with `arg`, each time when it no longer accepts and
+ * the last connection has ended; it must not free the server. `base`, `counters` must outlive the
+ * server. Returns NULL without memory.
  */
 struct server *server_new(struct event_base *base, const struct server_settings *settings,
 			  struct counters *counters, void (*idle)(void *arg), void *arg);
@@ -41,8 +42,8 @@ void server_free(struct server *server);
 int server_listen(struct server *server, int fd, struct error *err);
 
 /*
- * Stop accepting and close the listening sockets. `empty_queue`: first accept what waits there, because
- * no other process will.
+ * Stop accepting and close the listening sockets. `empty_queue`: first accept what waits there,
+ * because no other process will.
  */
 void server_stop_accepting(struct server *server, bool empty_queue);
 

@@ -44,7 +44,8 @@ static void on_sweep(evutil_socket_t fd, short what, void *arg)
 }
 
 int timeouts_init(struct timeouts *timeouts, struct event_base *base,
-		  const int64_t after_ms[TIMEOUT_KINDS], void (*expired)(struct timeout_entry *entry))
+		  const int64_t after_ms[TIMEOUT_KINDS],
+		  void (*expired)(struct timeout_entry *entry))
 {
 	for (int kind = 0; kind < TIMEOUT_KINDS; kind++) {
 		TAILQ_INIT(&timeouts->lists[kind]);

@@ -1,6 +1,7 @@
 /*
- * Time-outs of many connections with one timer. Each kind of time-out is a list ordered by last activity:
- * activity moves an entry to the end, and only the front is ever looked at. No timer is touched for a line.
+ * Time-outs of many connections with one timer. Each kind of time-out is a list ordered by last
+ * activity: activity moves an entry to the end, and only the front is ever looked at. No timer is
+ * touched for a line.
  */
 #ifndef ECHOD_NET_TIMEOUTS_H
 #define ECHOD_NET_TIMEOUTS_H
@@ -37,7 +38,8 @@ struct timeouts {
 
 /* `expired` must take the entry out of its list (or move it). Returns 0, or -1 without memory. */
 int timeouts_init(struct timeouts *timeouts, struct event_base *base,
-		  const int64_t after_ms[TIMEOUT_KINDS], void (*expired)(struct timeout_entry *entry));
+		  const int64_t after_ms[TIMEOUT_KINDS],
+		  void (*expired)(struct timeout_entry *entry));
 void timeouts_free(struct timeouts *timeouts);
 
 void timeouts_add(struct timeouts *timeouts, struct timeout_entry *entry, enum timeout_kind kind,
@@ -45,7 +47,8 @@ void timeouts_add(struct timeouts *timeouts, struct timeout_entry *entry, enum t
 void timeouts_remove(struct timeouts *timeouts, struct timeout_entry *entry);
 
 /* Something happened on this connection. */
-static inline void timeouts_touch(struct timeouts *timeouts, struct timeout_entry *entry, int64_t now)
+static inline void timeouts_touch(struct timeouts *timeouts, struct timeout_entry *entry,
+				  int64_t now)
 {
 	struct timeout_list *list = &timeouts->lists[entry->kind];
 

@@ -44,7 +44,8 @@ enum daemonize_role daemonize(int *report_fd, struct error *outcome)
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);
 
-	/* Rule 1. The shell gets its prompt back, and the child is no process group leader: setsid works. */
+	/* Rule 1. The shell gets its prompt back, and the child is no process group leader: setsid
+	 * works. */
 	pid = fork();
 	if (pid != 0) {
 		sigprocmask(SIG_SETMASK, &before, NULL);
@@ -62,7 +63,8 @@ enum daemonize_role daemonize(int *report_fd, struct error *outcome)
 	/* Rule 2. A new session and process group, without a terminal and its signals. */
 	setsid(); /* fails only for a group leader, which a fresh child is not */
 
-	/* Rule 3. Not a session leader: no terminal that is opened later becomes the controlling one. */
+	/* Rule 3. Not a session leader: no terminal that is opened later becomes the controlling
+	 * one. */
 	pid = fork();
 	if (pid < 0) {
 		error_errno(outcome, "cannot fork");
@@ -78,7 +80,8 @@ void daemon_report(int *report_fd, const struct error *outcome)
 {
 	if (*report_fd < 0)
 		return;
-	/* A launcher that was killed meanwhile leaves nobody to tell; SIGPIPE is ignored or blocked. */
+	/* A launcher that was killed meanwhile leaves nobody to tell; SIGPIPE is ignored or
+	 * blocked. */
 	if (io_write_all(*report_fd, outcome, sizeof(*outcome)) < 0)
 		log_warning("the launching command is gone: %s", strerror(errno));
 	close(*report_fd);
@@ -95,7 +98,8 @@ static void reset_signals(void)
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	for (int sig = 1; sig <= SIGRTMAX; sig++)
-		sigaction(sig, &by_default, NULL); /* EINVAL for SIGKILL, SIGSTOP and the C library's own */
+		sigaction(sig, &by_default,
+			  NULL); /* EINVAL for SIGKILL, SIGSTOP and the C library's own */
 	alarm(0);
 	setitimer(ITIMER_REAL, &never, NULL);
 	setitimer(ITIMER_VIRTUAL, &never, NULL);

@@ -1,8 +1,8 @@
 /*
  * Becoming a daemon, step by step, as APUE (chapter 13) and daemon(7) ask.
  *
- * The order matters and is the caller's: daemonize(), daemon_reset(), the process's own signal handlers,
- * daemon_unblock_signals(), work until it serves, daemon_report(), daemon_detach().
+ * The order matters and is the caller's: daemonize(), daemon_reset(), the process's own signal
+ * handlers, daemon_unblock_signals(), work until it serves, daemon_report(), daemon_detach().
  */
 #ifndef ECHOD_OS_DAEMONIZE_H
 #define ECHOD_OS_DAEMONIZE_H
@@ -19,13 +19,15 @@ enum daemonize_role {
 };
 
 /*
- * fork, setsid, fork. The launcher returns only when the daemon has reported: `outcome` is then what it
- * said (code 0: it serves), or that it ended without a word. The daemon returns at once with the pipe for
- * its report in `*report_fd`.
+ * fork, setsid, fork. The launcher returns only when the daemon has reported: `outcome` is then
+ * what it said (code 0: it serves), or that it ended without a word. The daemon returns at once
+ * with the pipe for its report in `*report_fd`.
  */
 enum daemonize_role daemonize(int *report_fd, struct error *outcome);
 
-/* Tell the launcher the outcome and close the pipe. Nothing happens for report_fd -1 (foreground). */
+/*
+ * Tell the launcher the outcome and close the pipe. Nothing happens for report_fd -1 (foreground).
+ */
 void daemon_report(int *report_fd, const struct error *outcome);
 
 struct daemon_reset_options {
@@ -34,9 +36,9 @@ struct daemon_reset_options {
 };
 
 /*
- * Undo what the launcher left behind: signal dispositions, pending alarm and interval timers, umask,
- * current directory, descriptors, environment. Blocks every signal: the caller sets its handlers
- * and calls daemon_unblock_signals.
+ * Undo what the launcher left behind: signal dispositions, pending alarm and interval timers,
+ * umask, current directory, descriptors, environment. Blocks every signal: the caller sets its
+ * handlers and calls daemon_unblock_signals.
  */
 int daemon_reset(const struct daemon_reset_options *options, struct error *err);
 

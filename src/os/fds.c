@@ -88,7 +88,9 @@ unsigned long fds_raise_limit(void)
 	if (limit.rlim_cur < limit.rlim_max) {
 		struct rlimit raised = {limit.rlim_max, limit.rlim_max};
 
-		/* An unlimited hard limit is more than the kernel grants: then the soft one stays. */
+		/*
+		 * An unlimited hard limit is more than the kernel grants: then the soft one stays.
+		 */
 		if (setrlimit(RLIMIT_NOFILE, &raised) == 0)
 			limit = raised;
 	}

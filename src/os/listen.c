@@ -35,7 +35,9 @@ static int bound_socket(const struct address *address, bool reuse_port)
 
 	if (fd < 0)
 		return -1;
-	/* Rule 23. SO_REUSEADDR: connections in TIME_WAIT do not keep a new daemon from its port. */
+	/*
+	 * Rule 23. SO_REUSEADDR: connections in TIME_WAIT do not keep a new daemon from its port.
+	 */
 	if (set_flag(fd, SOL_SOCKET, SO_REUSEADDR, 1) == 0 &&
 	    (!reuse_port || set_flag(fd, SOL_SOCKET, SO_REUSEPORT, 1) == 0) &&
 	    (address->storage.ss_family != AF_INET6 ||
@@ -63,7 +65,8 @@ int listen_probe(const struct address *address, int64_t retry_ms, struct error *
 			return 0; /* listen_open says so, and its caller knows whether it matters */
 		if (errno != EADDRINUSE || clock_ms() >= until)
 			return listen_error(address, err);
-		/* The kernel tells nobody when a port becomes free: this is the one place that polls. */
+		/* The kernel tells nobody when a port becomes free: this is the one place that
+		 * polls. */
 		poll(NULL, 0, PROBE_PAUSE_MS);
 	}
 }

@@ -16,15 +16,16 @@ struct listen_options {
 };
 
 /*
- * SO_REUSEPORT would let a second daemon of the same user share the port unseen, so the address is first
- * bound without it and closed again. Tries again for `retry_ms` while it is in use: workers of a daemon
- * that died give it back within moments. Returns 0 or -1.
+ * SO_REUSEPORT would let a second daemon of the same user share the port unseen, so the address is
+ * first bound without it and closed again. Tries again for `retry_ms` while it is in use: workers
+ * of a daemon that died give it back within moments. Returns 0 or -1.
  */
 int listen_probe(const struct address *address, int64_t retry_ms, struct error *err);
 
 /*
- * A socket bound with SO_REUSEADDR and SO_REUSEPORT (IPv6: V6ONLY), non-blocking, close-on-exec; it does
- * not listen yet. Returns it, or -1. `*unsupported` tells a kernel without this address family.
+ * A socket bound with SO_REUSEADDR and SO_REUSEPORT (IPv6: V6ONLY), non-blocking, close-on-exec; it
+ * does not listen yet. Returns it, or -1. `*unsupported` tells a kernel without this address
+ * family.
  */
 int listen_open(const struct address *address, bool *unsupported, struct error *err);
 

@@ -1,4 +1,6 @@
-/* Sealed memory files (memfd_create(2)): memory that outlives execve, and that nobody can shrink. */
+/*
+ * Sealed memory files (memfd_create(2)): memory that outlives execve, and that nobody can shrink.
+ */
 #ifndef ECHOD_OS_MEMORY_FILE_H
 #define ECHOD_OS_MEMORY_FILE_H
 

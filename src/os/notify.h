@@ -3,8 +3,9 @@
 #define ECHOD_OS_NOTIFY_H
 
 /*
- * Send one message ("READY=1\nSTATUS=…") to the socket that NOTIFY_SOCKET names; nothing happens when no
- * manager listens. Never blocks. Returns 1 when it was sent, 0 when there is no manager, -1 with errno.
+ * Send one message ("READY=1\nSTATUS=…") to the socket that NOTIFY_SOCKET names; nothing happens
+ * when no manager listens. Never blocks. Returns 1 when it was sent, 0 when there is no manager, -1
+ * with errno.
  */
 int notify_send(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -24,9 +24,9 @@
 static int open_error(const char *path, struct error *err)
 {
 	if (errno == ELOOP)
-		return error_set(err, EXIT_FAILED,
-				 "the pidfile %s is a symbolic link: remove it or name another file",
-				 path);
+		return error_set(
+			err, EXIT_FAILED,
+			"the pidfile %s is a symbolic link: remove it or name another file", path);
 	if (errno == EISDIR)
 		return error_set(err, EXIT_FAILED,
 				 "the pidfile %s is a directory: name a file with -P", path);
@@ -58,7 +58,8 @@ static int try_lock(int fd, const char *path, struct error *err)
 		return 1;
 	if (errno != EAGAIN && errno != EACCES)
 		return error_errno(err, "cannot lock the pidfile %s", path);
-	/* Asked for a read lock, only a writer answers: a daemon, not somebody who looks at the file. */
+	/* Asked for a read lock, only a writer answers: a daemon, not somebody who looks at the
+	 * file. */
 	pid = lock_holder(fd, F_RDLCK);
 	if (pid > 0)
 		return error_set(err, EXIT_FAILED, "already running (pid %d)", (int)pid);
@@ -68,14 +69,14 @@ static int try_lock(int fd, const char *path, struct error *err)
 	pid = lock_holder(fd, F_WRLCK);
 	if (pid > 0)
 		return error_set(err, EXIT_FAILED,
-				 "process %d holds a read lock on the pidfile %s: end it first", (int)pid,
-				 path);
+				 "process %d holds a read lock on the pidfile %s: end it first",
+				 (int)pid, path);
 	return 0;
 }
 
 /*
- * The former owner may have unlinked the file between our open and our lock: then we hold the lock of a
- * file that nobody else can find.
+ * The former owner may have unlinked the file between our open and our lock: then we hold the lock
+ * of a file that nobody else can find.
  */
 static bool still_there(int fd, const char *path, struct stat *st)
 {
@@ -94,10 +95,11 @@ static int check_kind(int fd, const char *path, struct error *err)
 	if (!S_ISREG(st.st_mode))
 		return error_set(err, EXIT_FAILED, "the pidfile %s is not a regular file", path);
 	if (st.st_nlink > 1)
-		return error_set(err, EXIT_FAILED,
-				 "the pidfile %s has a second name (hard link): remove it or name another "
-				 "file",
-				 path);
+		return error_set(
+			err, EXIT_FAILED,
+			"the pidfile %s has a second name (hard link): remove it or name another "
+			"file",
+			path);
 	return 0;
 }
 
@@ -109,11 +111,13 @@ static int write_pid(int fd, const char *path, struct error *err)
 
 	if (had > 0) {
 		old[strcspn(old, "\n")] = '\0';
-		log_notice("the pidfile %s was left behind by process %s, which no longer runs: taken over",
-			   path, old);
+		log_notice(
+			"the pidfile %s was left behind by process %s, which no longer runs: taken over",
+			path, old);
 	}
 	/* First the new text, then the end of the old: a reader never sees an empty file. */
-	if (pwrite(fd, text, (size_t)len, 0) != len || ftruncate(fd, len) < 0 || fchmod(fd, 0644) < 0)
+	if (pwrite(fd, text, (size_t)len, 0) != len || ftruncate(fd, len) < 0 ||
+	    fchmod(fd, 0644) < 0)
 		return error_errno(err, "cannot write the pidfile %s", path);
 	return 0;
 }
@@ -155,8 +159,8 @@ int pidfile_lock(struct pidfile *pidfile, const char *path, struct error *err)
 		if (result != 0)
 			return result < 0 ? -1 : 0;
 	}
-	return error_set(err, EXIT_FAILED, "the pidfile %s is replaced again and again by somebody else",
-			 path);
+	return error_set(err, EXIT_FAILED,
+			 "the pidfile %s is replaced again and again by somebody else", path);
 }
 
 int pidfile_adopt(struct pidfile *pidfile, const char *path, int fd, struct error *err)
@@ -202,8 +206,9 @@ static int find_holder(int fd, const char *path, struct pidfile_holder *holder, 
 		int pidfd;
 
 		if (pid == -2)
-			return error_set(err, EXIT_PERMISSION,
-					 "echod runs outside this pid namespace: use the verb there");
+			return error_set(
+				err, EXIT_PERMISSION,
+				"echod runs outside this pid namespace: use the verb there");
 		if (pid < 0)
 			return error_errno(err, "cannot ask for the lock on the pidfile %s", path);
 		if (pid == 0)
@@ -211,7 +216,9 @@ static int find_holder(int fd, const char *path, struct pidfile_holder *holder, 
 		pidfd = pidfd_open(pid, 0);
 		if (pidfd < 0 && errno != ESRCH)
 			return error_errno(err, "cannot get hold of process %d", (int)pid);
-		/* Still the holder: so the descriptor is not of an innocent that got the pid since. */
+		/*
+		 * Still the holder: so the descriptor is not of an innocent that got the pid since.
+		 */
 		if (pidfd >= 0 && lock_holder(fd, F_RDLCK) == pid) {
 			holder->pid = pid;
 			holder->pidfd = pidfd;

@@ -1,10 +1,11 @@
 /*
  * The pid lock: one daemon a pidfile, and the right pid to signal.
  *
- * The lock is a POSIX record lock (fcntl(2), F_SETLK) on the whole file, held for life by one descriptor.
- * It survives execve, it ends with the process whatever happens, children do not inherit it, and F_GETLK
- * names its holder. The price: if the holder ever opens and closes the same file again, the lock is
- * silently gone. So nobody in the daemon does. The text in the file is for people; only the lock counts.
+ * The lock is a POSIX record lock (fcntl(2), F_SETLK) on the whole file, held for life by one
+ * descriptor. It survives execve, it ends with the process whatever happens, children do not
+ * inherit it, and F_GETLK names its holder. The price: if the holder ever opens and closes the same
+ * file again, the lock is silently gone. So nobody in the daemon does. The text in the file is for
+ * people; only the lock counts.
  */
 #ifndef ECHOD_OS_PIDFILE_H
 #define ECHOD_OS_PIDFILE_H
@@ -22,12 +23,15 @@ struct pidfile {
 	ino_t inode;
 };
 
-#define PIDFILE_NONE {NULL, -1, 0, 0}
+#define PIDFILE_NONE                                                                               \
+	{                                                                                          \
+		NULL, -1, 0, 0                                                                     \
+	}
 
 /*
- * Take the lock and write the pid. A file left by a daemon that died is taken over, with a notice in the
- * log. Fails with "already running (pid N)" and EXIT_FAILED, or with the reason why the path is unusable
- * (a link, a FIFO, a directory, …); then the file is as it was.
+ * Take the lock and write the pid. A file left by a daemon that died is taken over, with a notice
+ * in the log. Fails with "already running (pid N)" and EXIT_FAILED, or with the reason why the path
+ * is unusable (a link, a FIFO, a directory, …); then the file is as it was.
  */
 int pidfile_lock(struct pidfile *pidfile, const char *path, struct error *err);
 
@@ -48,15 +52,17 @@ struct pidfile_holder {
 };
 
 /*
- * Find who holds the lock. Returns 0, holder or none, or -1 when that cannot be known (permission, or a
- * holder outside this pid namespace).
+ * Find who holds the lock. Returns 0, holder or none, or -1 when that cannot be known (permission,
+ * or a holder outside this pid namespace).
  */
 int pidfile_find(const char *path, struct pidfile_holder *holder, struct error *err);
 
-/* Signal that process and no other. Returns 0, or -1 with `err`; ESRCH (it just ended) is not an error. */
+/* Signal that process and no other. Returns 0, or -1 with `err`; ESRCH (it just ended) is not an
+ * error. */
 int pidfile_signal(const struct pidfile_holder *holder, int sig, struct error *err);
 
-/* Wait for its end, at most `ms` milliseconds. Returns 1 when it is gone, 0 when it is not, -1 on error. */
+/* Wait for its end, at most `ms` milliseconds. Returns 1 when it is gone, 0 when it is not, -1 on
+ * error. */
 int pidfile_await_end(const struct pidfile_holder *holder, int64_t ms, struct error *err);
 
 void pidfile_holder_close(struct pidfile_holder *holder);

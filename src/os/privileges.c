@@ -31,12 +31,14 @@ static int stay(struct privileges *privileges, const char *user, struct error *e
 	privileges->change = false;
 	privileges->uid = geteuid();
 	privileges->gid = getegid();
-	snprintf(privileges->user, sizeof(privileges->user), "%s", self != NULL ? self->pw_name : "self");
+	snprintf(privileges->user, sizeof(privileges->user), "%s",
+		 self != NULL ? self->pw_name : "self");
 	if (user != NULL && (self == NULL || strcmp(user, self->pw_name) != 0))
-		return error_set(err, EXIT_PERMISSION,
-				 "only root can run workers as the user '%s'; leave out 'user' or start as "
-				 "root",
-				 user);
+		return error_set(
+			err, EXIT_PERMISSION,
+			"only root can run workers as the user '%s'; leave out 'user' or start as "
+			"root",
+			user);
 	return 0;
 }
 
@@ -64,7 +66,8 @@ int privileges_resolve(struct privileges *privileges, const char *user, const ch
 		privileges->gid = named->gr_gid;
 	}
 	if (privileges->uid == 0)
-		return error_set(err, EXIT_CONFIG, "workers must not run as root: choose another user");
+		return error_set(err, EXIT_CONFIG,
+				 "workers must not run as root: choose another user");
 	return 0;
 }
 
@@ -93,8 +96,8 @@ static int prove(const struct privileges *privileges, struct error *err)
 		return error_set(err, EXIT_FAILED, "the worker could get root's group again");
 	if (getresuid(&real, &effective, &saved) < 0 || getresgid(&greal, &geffective, &gsaved) < 0)
 		return error_errno(err, "cannot see the worker's own user");
-	if (real != privileges->uid || effective != real || saved != real || greal != privileges->gid ||
-	    geffective != greal || gsaved != greal)
+	if (real != privileges->uid || effective != real || saved != real ||
+	    greal != privileges->gid || geffective != greal || gsaved != greal)
 		return error_set(err, EXIT_FAILED, "the worker did not become user %s whole",
 				 privileges->user);
 	if (syscall(SYS_capget, &header, data) < 0)

@@ -15,16 +15,16 @@ struct privileges {
 };
 
 /*
- * Find out whom workers run as. `user` NULL: "echod" if there is such a user, else "nobody"; `group` NULL:
- * the user's own. An ordinary user can only stay who they are: another `user` is EXIT_PERMISSION. Reads
- * the user database, so it comes before any sandbox.
+ * Find out whom workers run as. `user` NULL: "echod" if there is such a user, else "nobody";
+ * `group` NULL: the user's own. An ordinary user can only stay who they are: another `user` is
+ * EXIT_PERMISSION. Reads the user database, so it comes before any sandbox.
  */
 int privileges_resolve(struct privileges *privileges, const char *user, const char *group,
 		       struct error *err);
 
 /*
- * Drop supplementary groups, gid, uid and all capabilities, set no_new_privs, and try to get root back:
- * success there is the failure here.
+ * Drop supplementary groups, gid, uid and all capabilities, set no_new_privs, and try to get root
+ * back: success there is the failure here.
  */
 int privileges_drop(const struct privileges *privileges, struct error *err);
 

@@ -17,7 +17,9 @@ char *self_path(const char *argv0, struct error *err)
 		size_t len = strcspn(path, ":");
 		char *candidate, *whole;
 
-		/* An empty entry means the current directory (POSIX, Environment Variables, PATH). */
+		/*
+		 * An empty entry means the current directory (POSIX, Environment Variables, PATH).
+		 */
 		if (asprintf(&candidate, "%.*s%s%s", (int)len, path, len > 0 ? "/" : "", argv0) < 0)
 			break;
 		if (access(candidate, X_OK) == 0) {
@@ -28,7 +30,7 @@ char *self_path(const char *argv0, struct error *err)
 		free(candidate);
 		path = path[len] == ':' ? path + len + 1 : NULL;
 	}
-	error_set(err, EXIT_FAILED, "cannot find my own executable '%s' in PATH: start it by its path",
-		  argv0);
+	error_set(err, EXIT_FAILED,
+		  "cannot find my own executable '%s' in PATH: start it by its path", argv0);
 	return NULL;
 }

@@ -1,7 +1,7 @@
 /*
  * Between the supervisor and a worker: a pair of sockets that keeps messages whole (AF_UNIX,
- * SOCK_SEQPACKET). Orders go down, "ready" and log records come up. A message that is not of a known type
- * and size is a fault of the sender. The end of the other side is the end of file.
+ * SOCK_SEQPACKET). Orders go down, "ready" and log records come up. A message that is not of a
+ * known type and size is a fault of the sender. The end of the other side is the end of file.
  */
 #ifndef ECHOD_RUN_CHANNEL_H
 #define ECHOD_RUN_CHANNEL_H
@@ -14,11 +14,12 @@
 
 enum channel_type {
 	/* To the worker. */
-	CHANNEL_GO = 1,	 /* accept connections */
-	CHANNEL_RETIRE,	 /* stop accepting, serve on; `value`: for so many ms at most, 0: no limit */
-	CHANNEL_RETIRE_LAST, /* the same, but no other process accepts here: empty the queues first */
-	CHANNEL_DRAIN,	 /* a polite end; `value`: within so many ms */
-	CHANNEL_QUIT,	 /* end at once */
+	CHANNEL_GO = 1, /* accept connections */
+	CHANNEL_RETIRE, /* stop accepting, serve on; `value`: for so many ms at most, 0: no limit */
+	CHANNEL_RETIRE_LAST, /* the same, but no other process accepts here: empty the queues first
+			      */
+	CHANNEL_DRAIN,	     /* a polite end; `value`: within so many ms */
+	CHANNEL_QUIT,	     /* end at once */
 	/* To the supervisor. */
 	CHANNEL_READY,	/* "go" would be obeyed at once */
 	CHANNEL_FAILED, /* `text`: why the worker cannot serve */
@@ -39,7 +40,8 @@ int channel_pair(int ends[2], struct error *err);
 /* Async-signal-safe. Returns 0, or -1 with errno; EAGAIN: the other side does not read. */
 int channel_send(int fd, enum channel_type type, int64_t value, const char *text, size_t len);
 
-/* Returns 1 with a message, 0 when there is none now, -1 at the end of the other side or on nonsense. */
+/* Returns 1 with a message, 0 when there is none now, -1 at the end of the other side or on
+ * nonsense. */
 int channel_receive(int fd, struct channel_message *message);
 
 #endif

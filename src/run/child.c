@@ -14,13 +14,15 @@
 #include "run/generation.h"
 #include "run/supervisor.h"
 
-/* A worker may log so many records at once, and so many a second: one that goes mad cannot flood the log. */
-#define LOG_BURST	50
-#define LOG_PER_SECOND	10
+/* A worker may log so many records at once, and so many a second: one that goes mad cannot flood
+ * the log. */
+#define LOG_BURST      50
+#define LOG_PER_SECOND 10
 
 const char *child_state_name(enum child_state state)
 {
-	static const char *const names[CHILD_STATES] = {"starting", "running", "retiring", "stopping"};
+	static const char *const names[CHILD_STATES] = {"starting", "running", "retiring",
+							"stopping"};
 
 	return names[state];
 }
@@ -30,8 +32,8 @@ struct child *child_find(struct child_list *children, pid_t pid)
 	struct child *child;
 
 	TAILQ_FOREACH(child, children, link)
-		if (child->pid == pid)
-			return child;
+	if (child->pid == pid)
+		return child;
 	return NULL;
 }
 
@@ -71,8 +73,8 @@ static void log_record(struct child *child, const struct channel_message *messag
 	}
 	child->log_tokens--;
 	tell_suppressed(child);
-	log_at((enum log_level)level, "%s[%d]: %.*s", child->name, (int)child->pid, (int)message->len,
-	       message->text);
+	log_at((enum log_level)level, "%s[%d]: %.*s", child->name, (int)child->pid,
+	       (int)message->len, message->text);
 }
 
 /* ---- The channel ---------------------------------------------------------------------------- */
@@ -90,7 +92,8 @@ static void obey(struct child *child, const struct channel_message *message)
 		child->failure_code = (int)message->value;
 		memcpy(child->failure, message->text, message->len);
 		child->failure[message->len < sizeof(child->failure) ? message->len
-								     : sizeof(child->failure) - 1] = '\0';
+								     : sizeof(child->failure) - 1] =
+			'\0';
 		break;
 	case CHANNEL_LOG:
 		log_record(child, message);
@@ -116,7 +119,8 @@ static void on_channel(evutil_socket_t fd, short what, void *arg)
 		if (result == 0)
 			return;
 		if (result < 0) {
-			/* Its end, or nonsense. A process without a channel cannot be led: it has to go. */
+			/* Its end, or nonsense. A process without a channel cannot be led: it has
+			 * to go. */
 			event_del(child->channel_event);
 			child_kill(child, SIGKILL);
 			return;
@@ -157,13 +161,14 @@ void child_kill(struct child *child, int sig)
 
 static int watch(struct child *child, struct error *err)
 {
-	void *page = mmap(NULL, sizeof(struct counters), PROT_READ, MAP_SHARED, child->counters_fd, 0);
+	void *page =
+		mmap(NULL, sizeof(struct counters), PROT_READ, MAP_SHARED, child->counters_fd, 0);
 
 	if (page == MAP_FAILED)
 		return error_errno(err, "cannot map the counters of %s", child->name);
 	child->counters = page;
-	child->channel_event = event_new(child->supervisor->base, child->channel, EV_READ | EV_PERSIST,
-					 on_channel, child);
+	child->channel_event = event_new(child->supervisor->base, child->channel,
+					 EV_READ | EV_PERSIST, on_channel, child);
 	if (child->channel_event == NULL || event_add(child->channel_event, NULL) < 0)
 		return error_set(err, EXIT_FAILED, "no memory to watch %s", child->name);
 	return 0;
@@ -180,7 +185,8 @@ static void release(struct child *child)
 	free(child);
 }
 
-struct child *child_add(struct supervisor *supervisor, const struct child *prototype, struct error *err)
+struct child *child_add(struct supervisor *supervisor, const struct child *prototype,
+			struct error *err)
 {
 	struct child *child = malloc(sizeof(*child));
 

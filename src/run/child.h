@@ -26,10 +26,10 @@ enum child_state { CHILD_STARTING, CHILD_RUNNING, CHILD_RETIRING, CHILD_STOPPING
 struct child {
 	TAILQ_ENTRY(child) link; /* oldest first */
 	struct supervisor *supervisor;
-	pid_t pid;	 /* > 1, and not reaped yet */
-	char name[48];	 /* "line/0" */
+	pid_t pid;     /* > 1, and not reaped yet */
+	char name[48]; /* "line/0" */
 	char service[40];
-	unsigned index;	 /* among the workers of its service */
+	unsigned index; /* among the workers of its service */
 	uint64_t generation;
 	enum child_state state;
 	bool ready;
@@ -50,10 +50,11 @@ TAILQ_HEAD(child_list, child);
 const char *child_state_name(enum child_state state);
 
 /*
- * Put a process into the table and watch its channel. Takes both descriptors, also when it fails: then the
- * process is killed. Returns NULL without memory.
+ * Put a process into the table and watch its channel. Takes both descriptors, also when it fails:
+ * then the process is killed. Returns NULL without memory.
  */
-struct child *child_add(struct supervisor *supervisor, const struct child *prototype, struct error *err);
+struct child *child_add(struct supervisor *supervisor, const struct child *prototype,
+			struct error *err);
 
 /* Send an order; a worker that does not even read orders is killed. */
 void child_order(struct child *child, enum channel_type order, int64_t value);

@@ -20,9 +20,9 @@
 #include "run/status.h"
 #include "run/supervisor.h"
 
-#define REQUEST_MAX   4096 /* bytes */
-#define REQUEST_TIME  5	   /* seconds for a whole request, and for taking its reply */
-#define CLIENTS_MAX   16
+#define REQUEST_MAX	  4096 /* bytes */
+#define REQUEST_TIME	  5    /* seconds for a whole request, and for taking its reply */
+#define CLIENTS_MAX	  16
 #define CONTROL_MODE_MASK 0177
 
 struct client {
@@ -74,7 +74,8 @@ static void answer(struct client *client, json_t *reply)
 
 static void answer_error(struct client *client, int code, const char *text)
 {
-	answer(client, json_pack("{s:b, s:i, s:s, s:i}", "ok", 0, "schema", 1, "error", text, "code", code));
+	answer(client, json_pack("{s:b, s:i, s:s, s:i}", "ok", 0, "schema", 1, "error", text,
+				 "code", code));
 }
 
 /* With the outcome of the last restart. */
@@ -94,7 +95,9 @@ static void await_restart(struct client *client)
 {
 	struct supervisor *supervisor = client->control->supervisor;
 
-	/* The signal was sent before this request, so it is in the flags, or its restart has ended. */
+	/*
+	 * The signal was sent before this request, so it is in the flags, or its restart has ended.
+	 */
 	client->waits_for = restart_awaited(supervisor);
 	if (client->waits_for == 0)
 		answer_restart(client);
@@ -113,14 +116,15 @@ static void obey(struct client *client, const char *line, size_t len)
 		snprintf(text, sizeof(text), "the request is not JSON: %s", error.text);
 		answer_error(client, EXIT_USAGE, text);
 	} else if (verb == NULL) {
-		answer_error(client, EXIT_USAGE, "the request names no verb, as in {\"verb\":\"status\"}");
+		answer_error(client, EXIT_USAGE,
+			     "the request names no verb, as in {\"verb\":\"status\"}");
 	} else if (strcmp(verb, "status") == 0) {
 		answer(client, status_json(client->control->supervisor));
 	} else if (strcmp(verb, "await-restart") == 0) {
 		await_restart(client);
 	} else {
-		snprintf(text, sizeof(text), "there is no verb '%.100s'; known: status, await-restart",
-			 verb);
+		snprintf(text, sizeof(text),
+			 "there is no verb '%.100s'; known: status, await-restart", verb);
 		answer_error(client, EXIT_USAGE, text);
 	}
 	json_decref(request);
@@ -226,11 +230,14 @@ static void on_accept(evutil_socket_t listener, short what, void *arg)
 
 	(void)what;
 	if (fd < 0)
-		return; /* EAGAIN, or the client has gone; want of descriptors passes with the next one */
+		return; /* EAGAIN, or the client has gone; want of descriptors passes with the next
+			   one */
 	if (!may_ask(fd, &peer)) {
-		log_warning("control: refused the user %u (pid %d)", (unsigned)peer.uid, (int)peer.pid);
-		dprintf(fd, "{\"ok\":false,\"schema\":1,\"error\":\"only root and the daemon's own user may "
-			    "ask\",\"code\":%d}\n",
+		log_warning("control: refused the user %u (pid %d)", (unsigned)peer.uid,
+			    (int)peer.pid);
+		dprintf(fd,
+			"{\"ok\":false,\"schema\":1,\"error\":\"only root and the daemon's own user may "
+			"ask\",\"code\":%d}\n",
 			EXIT_PERMISSION);
 		close(fd);
 		return;
@@ -252,11 +259,14 @@ static int clear_path(const struct sockaddr_un *address, struct error *err)
 	int fd, result;
 
 	if (lstat(path, &st) < 0)
-		return errno == ENOENT ? 0 : error_errno(err, "cannot look at the control socket %s", path);
+		return errno == ENOENT
+			       ? 0
+			       : error_errno(err, "cannot look at the control socket %s", path);
 	if (!S_ISSOCK(st.st_mode))
-		return error_set(err, EXIT_FAILED,
-				 "the control socket %s exists and is no socket: remove it or set control",
-				 path);
+		return error_set(
+			err, EXIT_FAILED,
+			"the control socket %s exists and is no socket: remove it or set control",
+			path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return error_errno(err, "cannot make the control socket");
@@ -267,12 +277,14 @@ static int clear_path(const struct sockaddr_un *address, struct error *err)
 		if (result < 0)
 			error_errno(err, "cannot remove the stale control socket %s", path);
 		else
-			log_notice("the control socket %s was left behind by a daemon that no longer runs: "
-				   "replaced",
-				   path);
+			log_notice(
+				"the control socket %s was left behind by a daemon that no longer runs: "
+				"replaced",
+				path);
 	} else {
 		result = error_set(err, EXIT_FAILED,
-				   "the control socket %s is in use by another daemon: set control", path);
+				   "the control socket %s is in use by another daemon: set control",
+				   path);
 	}
 	close(fd);
 	return result;
@@ -346,9 +358,9 @@ void control_close(struct control *control)
 	if (control == NULL)
 		return;
 	while (!TAILQ_EMPTY(&control->clients))
-		client_free(TAILQ_FIRST(&control->clients));
-	if (lstat(control->path, &st) == 0 && S_ISSOCK(st.st_mode) && st.st_dev == control->device &&
-	    st.st_ino == control->inode)
+		client_free(TAILQ_FIRST(&control->clients)); /* NOLINT: it leaves the list first */
+	if (lstat(control->path, &st) == 0 && S_ISSOCK(st.st_mode) &&
+	    st.st_dev == control->device && st.st_ino == control->inode)
 		unlink(control->path);
 	if (control->event != NULL)
 		event_free(control->event);
@@ -369,8 +381,8 @@ void control_restart_ended(struct control *control)
 	if (control == NULL)
 		return;
 	TAILQ_FOREACH(client, &control->clients, link)
-		if (client->waits_for != 0 && client->waits_for <= control->supervisor->restart.ended)
-			answer_restart(client);
+	if (client->waits_for != 0 && client->waits_for <= control->supervisor->restart.ended)
+		answer_restart(client);
 }
 
 /* ---- Over a restart ------------------------------------------------------------------------- */
@@ -403,7 +415,8 @@ int control_collect(struct control *control, struct handover *handover, struct e
 		if (to->input == NULL || to->output == NULL)
 			return error_errno(err, "cannot prepare the hand-over");
 		evbuffer_copyout(input, to->input, to->input_len);
-		/* A bufferevent keeps the front of its output for itself, and copyout is refused there. */
+		/* A bufferevent keeps the front of its output for itself, and copyout is refused
+		 * there. */
 		evbuffer_unfreeze(output, 1);
 		evbuffer_copyout(output, to->output, to->output_len);
 		evbuffer_freeze(output, 1);
@@ -446,15 +459,17 @@ static void adopt_client(struct control *control, const struct handover_client *
 struct control *control_adopt(struct supervisor *supervisor, const char *path,
 			      const struct handover *handover, struct error *err)
 {
-	struct sockaddr_un name;
+	struct sockaddr_un name = {0};
 	socklen_t len = sizeof(name), size = sizeof(int);
 	struct control *control;
 	int listens = 0;
 
 	if (getsockname(handover->control, (struct sockaddr *)&name, &len) < 0 ||
 	    name.sun_family != AF_UNIX || strcmp(name.sun_path, path) != 0 ||
-	    getsockopt(handover->control, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0 || !listens) {
-		error_set(err, EXIT_FAILED, "the handed-over control socket is not the one of %s", path);
+	    getsockopt(handover->control, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0 ||
+	    !listens) {
+		error_set(err, EXIT_FAILED, "the handed-over control socket is not the one of %s",
+			  path);
 		return NULL;
 	}
 	control = control_new(supervisor, path, handover->control, err);

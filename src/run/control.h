@@ -3,7 +3,8 @@
  * (SO_PEERCRED, unix(7)). One request a connection, one line of JSON; one reply, one line of JSON:
  *
  *   {"verb":"status"}         the reply of run/status.h
- *   {"verb":"await-restart"}  answered when the restart that was asked for has ended: {"ok":true,…} or
+ *   {"verb":"await-restart"}  answered when the restart that was asked for has ended: {"ok":true,…}
+ * or
  *                             {"ok":false,"error":"…","code":…}; at once when none is under way
  */
 #ifndef ECHOD_RUN_CONTROL_H
@@ -16,8 +17,9 @@ struct control;
 struct handover;
 
 /*
- * Bind and listen at `path`, with mode 0600 from the first instant. A socket that a dead daemon left is
- * replaced; one that answers, or anything that is no socket, is an error. Returns NULL with the reason.
+ * Bind and listen at `path`, with mode 0600 from the first instant. A socket that a dead daemon
+ * left is replaced; one that answers, or anything that is no socket, is an error. Returns NULL with
+ * the reason.
  */
 struct control *control_open(struct supervisor *supervisor, const char *path, struct error *err);
 

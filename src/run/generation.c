@@ -18,9 +18,9 @@
 #include "run/supervisor.h"
 #include "run/worker.h"
 
-#define ADDRESSES_MAX 32 /* of one name */
-#define HEALTHY_MS    10000
-#define BACKOFF_MS    100
+#define ADDRESSES_MAX  32 /* of one name */
+#define HEALTHY_MS     10000
+#define BACKOFF_MS     100
 #define BACKOFF_MAX_MS 10000
 
 static unsigned processors(void)
@@ -50,7 +50,7 @@ static int make_slots(struct generation *generation, struct error *err)
 
 	for (size_t i = 0; i < conf->service_count; i++)
 		n += workers_of(&conf->services[i]);
-	generation->slots = calloc(n, sizeof(*generation->slots));
+	generation->slots = calloc(n + 1, sizeof(*generation->slots));
 	if (generation->slots == NULL)
 		return error_errno(err, "cannot plan the workers");
 	for (size_t i = 0; i < conf->service_count; i++)
@@ -135,9 +135,12 @@ static bool needs_already(const struct generation *generation, const struct addr
 	return false;
 }
 
-/* As many sockets as workers; more where more are there already: closing one would reset its queue. */
-static int bind_address(struct generation *generation, size_t service, const struct address *address,
-			int64_t retry_ms, bool *unsupported, struct error *err)
+/*
+ * As many sockets as workers; more where more are there already: closing one would reset its queue.
+ */
+static int bind_address(struct generation *generation, size_t service,
+			const struct address *address, int64_t retry_ms, bool *unsupported,
+			struct error *err)
 {
 	struct socket_table *table = &generation->supervisor->sockets;
 	unsigned workers = workers_of(&generation->conf->services[service]);
@@ -149,14 +152,15 @@ static int bind_address(struct generation *generation, size_t service, const str
 
 		if (entry == NULL)
 			entry = sockets_open(table, address, retry_ms, unsupported, err);
-		if (entry == NULL || generation_add_socket(generation, entry, service, number, err) < 0)
+		if (entry == NULL ||
+		    generation_add_socket(generation, entry, service, number, err) < 0)
 			return -1;
 	}
 	return 0;
 }
 
-static int bind_listen(struct generation *generation, size_t service, const struct conf_listen *listen,
-		       int64_t retry_ms, struct error *err)
+static int bind_listen(struct generation *generation, size_t service,
+		       const struct conf_listen *listen, int64_t retry_ms, struct error *err)
 {
 	struct address addresses[ADDRESSES_MAX];
 	int n = endpoint_resolve(&listen->endpoint, addresses, ADDRESSES_MAX, err);
@@ -170,11 +174,14 @@ static int bind_listen(struct generation *generation, size_t service, const stru
 		if (needs_already(generation, &addresses[i])) {
 			char text[ADDR_TEXT_MAX];
 
-			address_format(text, sizeof(text), (struct sockaddr *)&addresses[i].storage);
-			return error_set(err, EXIT_CONFIG, "service %s: the address %s (%s) is used twice",
-					 generation->conf->services[service].name, text, listen->text);
+			address_format(text, sizeof(text),
+				       (struct sockaddr *)&addresses[i].storage);
+			return error_set(
+				err, EXIT_CONFIG, "service %s: the address %s (%s) is used twice",
+				generation->conf->services[service].name, text, listen->text);
 		}
-		if (bind_address(generation, service, &addresses[i], retry_ms, &unsupported, err) == 0)
+		if (bind_address(generation, service, &addresses[i], retry_ms, &unsupported, err) ==
+		    0)
 			bound++;
 		else if (!unsupported)
 			return -1;
@@ -189,7 +196,8 @@ int generation_bind(struct generation *generation, int64_t retry_ms, struct erro
 
 	for (size_t i = 0; i < conf->service_count; i++)
 		for (size_t k = 0; k < conf->services[i].listen_count; k++)
-			if (bind_listen(generation, i, &conf->services[i].listen[k], retry_ms, err) < 0)
+			if (bind_listen(generation, i, &conf->services[i].listen[k], retry_ms,
+					err) < 0)
 				return -1;
 	return 0;
 }
@@ -247,8 +255,8 @@ static int *sockets_of(const struct slot *slot, size_t *count)
 }
 
 /* Fork, with every signal blocked until the child has its own table. */
-static pid_t fork_worker(const struct slot *slot, const struct child *child, int channel, int *sockets,
-			 size_t socket_count)
+static pid_t fork_worker(const struct slot *slot, const struct child *child, int channel,
+			 int *sockets, size_t socket_count)
 {
 	const struct generation *generation = slot->generation;
 	struct worker_start start = {
@@ -298,7 +306,8 @@ static int spawn(struct slot *slot, struct error *err)
 	}
 	child.channel = ends[0];
 	sockets = sockets_of(slot, &socket_count);
-	child.pid = sockets == NULL ? -1 : fork_worker(slot, &child, ends[1], sockets, socket_count);
+	child.pid =
+		sockets == NULL ? -1 : fork_worker(slot, &child, ends[1], sockets, socket_count);
 	if (child.pid < 0)
 		error_errno(err, "cannot start the worker %s", child.name);
 	free(sockets);
@@ -357,7 +366,8 @@ void generation_retire(struct generation *generation)
 {
 	struct supervisor *supervisor = generation->supervisor;
 	int64_t timeout = supervisor->current->conf->retire_timeout;
-	enum channel_type order = gives_up_sockets(generation) ? CHANNEL_RETIRE_LAST : CHANNEL_RETIRE;
+	enum channel_type order =
+		gives_up_sockets(generation) ? CHANNEL_RETIRE_LAST : CHANNEL_RETIRE;
 
 	for (size_t i = 0; i < generation->slot_count; i++) {
 		struct child *child = generation->slots[i].child;
@@ -428,7 +438,8 @@ static void respawn_after(struct slot *slot, int64_t ms)
 	struct timeval tv = {ms / 1000, ms % 1000 * 1000};
 
 	log_notice("a new %s/%u starts in %.1f s",
-		   slot->generation->conf->services[slot->service].name, slot->index, (double)ms / 1000);
+		   slot->generation->conf->services[slot->service].name, slot->index,
+		   (double)ms / 1000);
 	evtimer_add(slot->respawn, &tv);
 }
 

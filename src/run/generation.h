@@ -1,7 +1,7 @@
 /*
- * A generation: one configuration, and the workers that serve it. A start makes the first; each restart
- * in place makes the next one beside the one that serves, and only when all of its workers are ready does
- * it take over ("commit"); until then it can be given up without a trace.
+ * A generation: one configuration, and the workers that serve it. A start makes the first; each
+ * restart in place makes the next one beside the one that serves, and only when all of its workers
+ * are ready does it take over ("commit"); until then it can be given up without a trace.
  */
 #ifndef ECHOD_RUN_GENERATION_H
 #define ECHOD_RUN_GENERATION_H
@@ -16,7 +16,8 @@
 
 struct supervisor;
 
-/* A socket that the generation needs, and who listens on it: worker `number % workers` of the service. */
+/* A socket that the generation needs, and who listens on it: worker `number % workers` of the
+ * service. */
 struct generation_socket {
 	struct socket_entry *entry;
 	size_t service;	 /* index in conf->services */
@@ -28,9 +29,9 @@ struct slot {
 	struct generation *generation;
 	size_t service; /* index in conf->services */
 	unsigned index;
-	struct child *child;	/* NULL while there is none */
-	unsigned failures;	/* deaths by its own fault in a row */
-	struct event *respawn;	/* the timer of the back-off */
+	struct child *child;   /* NULL while there is none */
+	unsigned failures;     /* deaths by its own fault in a row */
+	struct event *respawn; /* the timer of the back-off */
 };
 
 struct generation {
@@ -64,8 +65,8 @@ int generation_start(struct generation *generation, struct error *err);
 bool generation_all_ready(const struct generation *generation);
 
 /*
- * From now on this generation serves: listen on all of its sockets, then "go" to every worker. When one
- * socket cannot listen, nothing has changed, and -1.
+ * From now on this generation serves: listen on all of its sockets, then "go" to every worker. When
+ * one socket cannot listen, nothing has changed, and -1.
  */
 int generation_commit(struct generation *generation, struct error *err);
 
@@ -78,7 +79,9 @@ void generation_stop(struct generation *generation);
 /* Close the supervisor's copies of its sockets (a stop). */
 void generation_close_sockets(struct generation *generation);
 
-/* Let go of sockets, configuration and memory; its processes are left as they are. NULL is allowed. */
+/*
+ * Let go of sockets, configuration and memory; its processes are left as they are. NULL is allowed.
+ */
 void generation_free(struct generation *generation);
 
 /* A child said that it is ready. */

@@ -152,7 +152,8 @@ static void get_client(struct blob_reader *reader, struct handover_client *clien
 	client->output = get_copy(reader, &client->output_len);
 }
 
-/* A list's memory, for as many entries as the blob says, each of which takes at least 32 bytes there. */
+/* A list's memory, for as many entries as the blob says, each of which takes at least 32 bytes
+ * there. */
 static void *get_list(struct blob_reader *reader, size_t size, size_t *count)
 {
 	size_t n = blob_get_count(reader, MAX_ENTRIES);
@@ -212,7 +213,8 @@ int handover_unpack(struct handover *handover, const void *data, size_t len, str
 	if (blob_get_u64(&reader) != MAGIC)
 		return error_set(err, EXIT_FAILED, "this is no hand-over of echod");
 	if (blob_get_u64(&reader) != HANDOVER_VERSION)
-		return error_set(err, EXIT_FAILED, "the hand-over is not of version %d", HANDOVER_VERSION);
+		return error_set(err, EXIT_FAILED, "the hand-over is not of version %d",
+				 HANDOVER_VERSION);
 	handover->pid = (int64_t)blob_get_u64(&reader);
 	if (handover->pid != getpid())
 		return error_set(err, EXIT_FAILED, "the hand-over is not for this process");

@@ -1,7 +1,7 @@
 /*
- * What the image of the supervisor that ends hands to the one that begins (a restart in place): numbers of
- * descriptors, and what each of them is. This part only writes and reads it; run/restart.c fills it in and
- * run/supervisor.c takes it over, checking each descriptor.
+ * What the image of the supervisor that ends hands to the one that begins (a restart in place):
+ * numbers of descriptors, and what each of them is. This part only writes and reads it;
+ * run/restart.c fills it in and run/supervisor.c takes it over, checking each descriptor.
  */
 #ifndef ECHOD_RUN_HANDOVER_H
 #define ECHOD_RUN_HANDOVER_H
@@ -38,7 +38,7 @@ struct handover_child {
 /* A client of the control socket, in the middle of something. */
 struct handover_client {
 	int fd;
-	uint64_t waits_for; /* the number of the restart whose outcome it waits for; 0: none */
+	uint64_t waits_for;   /* the number of the restart whose outcome it waits for; 0: none */
 	unsigned char *input; /* received and not yet understood */
 	size_t input_len;
 	unsigned char *output; /* not yet sent */
@@ -73,8 +73,8 @@ struct handover {
 void handover_pack(const struct handover *handover, struct blob_writer *writer);
 
 /*
- * Read it into a zeroed struct that owns what it points to. Returns -1 for anything that is not exactly
- * a hand-over of this version, of this very process.
+ * Read it into a zeroed struct that owns what it points to. Returns -1 for anything that is not
+ * exactly a hand-over of this version, of this very process.
  */
 int handover_unpack(struct handover *handover, const void *data, size_t len, struct error *err);
 

@@ -1,4 +1,6 @@
-/* How this daemon was launched; kept for life, because a restart in place launches it the same way. */
+/*
+ * How this daemon was launched; kept for life, because a restart in place launches it the same way.
+ */
 #ifndef ECHOD_RUN_LAUNCH_H
 #define ECHOD_RUN_LAUNCH_H
 
@@ -16,12 +18,13 @@ struct launch {
 	int verbosity; /* added to the configured log level */
 };
 
-/* Whether conf->nice is applied: the foreground keeps what it was given unless the setting is written. */
+/* Whether conf->nice is applied: the foreground keeps what it was given unless the setting is
+ * written. */
 bool launch_sets_nice(const struct launch *launch, const struct conf *conf);
 
 /*
- * The form of what one process image hands to the next. A trial run of a new executable is asked whether
- * it accepts it, so a binary with another form is refused before anything happens.
+ * The form of what one process image hands to the next. A trial run of a new executable is asked
+ * whether it accepts it, so a binary with another form is refused before anything happens.
  */
 #define HANDOVER_VERSION 1
 

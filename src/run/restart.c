@@ -34,7 +34,8 @@ static void begin(struct supervisor *supervisor)
 	restart->begun++;
 	restart->step = RESTART_TRIAL;
 	log_notice("restart in place: trying %s", supervisor->launch->self);
-	notify_send("RELOADING=1\nMONOTONIC_USEC=%" PRIu64 "\nSTATUS=Restarting in place", clock_us());
+	notify_send("RELOADING=1\nMONOTONIC_USEC=%" PRIu64 "\nSTATUS=Restarting in place",
+		    clock_us());
 	if (start_trial(supervisor, &err) < 0)
 		restart_ended(supervisor, &err);
 }
@@ -64,16 +65,18 @@ void restart_ended(struct supervisor *supervisor, const struct error *failure)
 	restart->ended++;
 	restart->last_code = failure == NULL ? 0 : failure->code;
 	if (failure == NULL) {
-		snprintf(restart->last_text, sizeof(restart->last_text), "generation %" PRIu64 " serves",
-			 supervisor->current->number);
+		snprintf(restart->last_text, sizeof(restart->last_text),
+			 "generation %" PRIu64 " serves", supervisor->current->number);
 		log_notice("restart in place: done, %s", restart->last_text);
 		notify_send("READY=1\nSTATUS=Serving");
 	} else {
 		restart->failed++;
 		snprintf(restart->last_text, sizeof(restart->last_text), "%s", failure->text);
-		log_error("restart in place refused, all goes on as before: %s", restart->last_text);
-		notify_send("READY=1\nSTATUS=Serving as before; the last restart was refused: %.800s",
-			    restart->last_text);
+		log_error("restart in place refused, all goes on as before: %s",
+			  restart->last_text);
+		notify_send(
+			"READY=1\nSTATUS=Serving as before; the last restart was refused: %.800s",
+			restart->last_text);
 	}
 	control_restart_ended(supervisor->control);
 	if (restart->again)
@@ -131,8 +134,8 @@ static bool read_trial(struct restart *restart)
 
 	for (;;) {
 		size_t room = sizeof(restart->trial_text) - 1 - restart->trial_len;
-		ssize_t n = room > 0 ? read(restart->trial_output, restart->trial_text + restart->trial_len,
-					    room)
+		ssize_t n = room > 0 ? read(restart->trial_output,
+					    restart->trial_text + restart->trial_len, room)
 				     : read(restart->trial_output, rest, sizeof(rest));
 
 		if (n <= 0)
@@ -236,7 +239,8 @@ static void trial_failure(const struct restart *restart, int status, struct erro
 	const char *line = restart->trial_text;
 	char *out = err->text, *end = err->text + sizeof(err->text);
 
-	err->code = WIFEXITED(status) && WEXITSTATUS(status) != 0 ? WEXITSTATUS(status) : EXIT_FAILED;
+	err->code =
+		WIFEXITED(status) && WEXITSTATUS(status) != 0 ? WEXITSTATUS(status) : EXIT_FAILED;
 	if (err->code != EXIT_CONFIG && err->code != EXIT_PERMISSION)
 		err->code = EXIT_FAILED;
 	if (restart->trial_late) {
@@ -315,7 +319,7 @@ static int collect(struct supervisor *supervisor, struct handover *handover, str
 	size_t children = 0;
 
 	TAILQ_FOREACH(child, &supervisor->children, link)
-		children++;
+	children++;
 	handover->sockets = calloc(current->socket_count + 1, sizeof(*handover->sockets));
 	handover->children = calloc(children + 1, sizeof(*handover->children));
 	if (handover->sockets == NULL || handover->children == NULL)
@@ -331,17 +335,17 @@ static int collect(struct supervisor *supervisor, struct handover *handover, str
 		};
 	}
 	TAILQ_FOREACH(child, &supervisor->children, link)
-		handover->children[handover->child_count++] = (struct handover_child){
-			.pid = child->pid,
-			.channel = child->channel,
-			.counters = child->counters_fd,
-			.service = child->service,
-			.index = child->index,
-			.generation = child->generation,
-			.state = child->state,
-			.ready = child->ready,
-			.started_at = child->started_at,
-		};
+	handover->children[handover->child_count++] = (struct handover_child){
+		.pid = child->pid,
+		.channel = child->channel,
+		.counters = child->counters_fd,
+		.service = child->service,
+		.index = child->index,
+		.generation = child->generation,
+		.state = child->state,
+		.ready = child->ready,
+		.started_at = child->started_at,
+	};
 	return control_collect(supervisor->control, handover, err);
 }
 

@@ -20,37 +20,23 @@ struct row {
 
 /* SIGKILL, SIGSTOP and SIGCONT are the kernel's; the real-time signals are ignored as one. */
 static const struct row table[] = {
-	{SIGHUP, "SIGHUP", HANDLED, IGNORED},
-	{SIGUSR1, "SIGUSR1", HANDLED, IGNORED},
-	{SIGTERM, "SIGTERM", HANDLED, IGNORED},
-	{SIGINT, "SIGINT", HANDLED, IGNORED},
-	{SIGCHLD, "SIGCHLD", HANDLED, IGNORED},
-	{SIGPIPE, "SIGPIPE", IGNORED, IGNORED},
-	{SIGUSR2, "SIGUSR2", IGNORED, IGNORED},
-	{SIGALRM, "SIGALRM", IGNORED, IGNORED},
-	{SIGVTALRM, "SIGVTALRM", IGNORED, IGNORED},
-	{SIGPROF, "SIGPROF", IGNORED, IGNORED},
-	{SIGIO, "SIGIO", IGNORED, IGNORED},
-	{SIGURG, "SIGURG", IGNORED, IGNORED},
-	{SIGTSTP, "SIGTSTP", IGNORED, IGNORED},
-	{SIGTTIN, "SIGTTIN", IGNORED, IGNORED},
-	{SIGTTOU, "SIGTTOU", IGNORED, IGNORED},
-	{SIGWINCH, "SIGWINCH", IGNORED, IGNORED},
-	{SIGXFSZ, "SIGXFSZ", IGNORED, IGNORED},
-	{SIGQUIT, "SIGQUIT", FATAL, FATAL},
-	{SIGILL, "SIGILL", FATAL, FATAL},
-	{SIGTRAP, "SIGTRAP", FATAL, FATAL},
-	{SIGABRT, "SIGABRT", FATAL, FATAL},
-	{SIGBUS, "SIGBUS", FATAL, FATAL},
-	{SIGFPE, "SIGFPE", FATAL, FATAL},
-	{SIGSEGV, "SIGSEGV", FATAL, FATAL},
-	{SIGSYS, "SIGSYS", FATAL, FATAL},
-	{SIGXCPU, "SIGXCPU", FATAL, FATAL},
-	{SIGPWR, "SIGPWR", FATAL, FATAL},
-	{SIGSTKFLT, "SIGSTKFLT", FATAL, FATAL},
+	{SIGHUP, "SIGHUP", HANDLED, IGNORED},	    {SIGUSR1, "SIGUSR1", HANDLED, IGNORED},
+	{SIGTERM, "SIGTERM", HANDLED, IGNORED},	    {SIGINT, "SIGINT", HANDLED, IGNORED},
+	{SIGCHLD, "SIGCHLD", HANDLED, IGNORED},	    {SIGPIPE, "SIGPIPE", IGNORED, IGNORED},
+	{SIGUSR2, "SIGUSR2", IGNORED, IGNORED},	    {SIGALRM, "SIGALRM", IGNORED, IGNORED},
+	{SIGVTALRM, "SIGVTALRM", IGNORED, IGNORED}, {SIGPROF, "SIGPROF", IGNORED, IGNORED},
+	{SIGIO, "SIGIO", IGNORED, IGNORED},	    {SIGURG, "SIGURG", IGNORED, IGNORED},
+	{SIGTSTP, "SIGTSTP", IGNORED, IGNORED},	    {SIGTTIN, "SIGTTIN", IGNORED, IGNORED},
+	{SIGTTOU, "SIGTTOU", IGNORED, IGNORED},	    {SIGWINCH, "SIGWINCH", IGNORED, IGNORED},
+	{SIGXFSZ, "SIGXFSZ", IGNORED, IGNORED},	    {SIGQUIT, "SIGQUIT", FATAL, FATAL},
+	{SIGILL, "SIGILL", FATAL, FATAL},	    {SIGTRAP, "SIGTRAP", FATAL, FATAL},
+	{SIGABRT, "SIGABRT", FATAL, FATAL},	    {SIGBUS, "SIGBUS", FATAL, FATAL},
+	{SIGFPE, "SIGFPE", FATAL, FATAL},	    {SIGSEGV, "SIGSEGV", FATAL, FATAL},
+	{SIGSYS, "SIGSYS", FATAL, FATAL},	    {SIGXCPU, "SIGXCPU", FATAL, FATAL},
+	{SIGPWR, "SIGPWR", FATAL, FATAL},	    {SIGSTKFLT, "SIGSTKFLT", FATAL, FATAL},
 };
 
-#define TABLE_ROWS (sizeof(table) / sizeof(table[0]))
+#define TABLE_ROWS  (sizeof(table) / sizeof(table[0]))
 #define SIGNALS_MAX 65
 
 static volatile sig_atomic_t came[SIGNALS_MAX];
@@ -90,8 +76,8 @@ static size_t append(char *line, size_t cap, size_t used, const char *text)
 }
 
 /*
- * Rule 18. The black box: only async-signal-safe calls (signal-safety(7)), on a stack of its own, because
- * the normal one may be what broke.
+ * Rule 18. The black box: only async-signal-safe calls (signal-safety(7)), on a stack of its own,
+ * because the normal one may be what broke.
  */
 static void on_fatal(int sig)
 {
@@ -105,7 +91,8 @@ static void on_fatal(int sig)
 	log_write_in_signal(LOG_LEVEL_CRITICAL, line, used);
 	if (fatal_pidfile != NULL)
 		pidfile_unlink_in_signal(fatal_pidfile);
-	/* SA_RESETHAND made the default action stand again: die by the same signal, with its true status. */
+	/* SA_RESETHAND made the default action stand again: die by the same signal, with its true
+	 * status. */
 	sigemptyset(&only);
 	sigaddset(&only, sig);
 	sigprocmask(SIG_UNBLOCK, &only, NULL);
@@ -182,7 +169,8 @@ bool signals_take(int sig)
 {
 	bool was = came[sig];
 
-	/* A signal between the two lines is taken together with the one before it: they ask the same. */
+	/* A signal between the two lines is taken together with the one before it: they ask the
+	 * same. */
 	came[sig] = 0;
 	return was;
 }

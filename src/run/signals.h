@@ -1,5 +1,6 @@
 /*
- * Signals: one table says which class each one has in the supervisor and in workers (rules 16 to 18).
+ * Signals: one table says which class each one has in the supervisor and in workers (rules 16 to
+ * 18).
  *
  *   handled  sets a flag and writes a byte that wakes the event loop; the loop does the rest
  *   ignored  nothing happens
@@ -14,12 +15,13 @@
 #include "os/pidfile.h"
 
 /*
- * Set every disposition for the supervisor. Returns the descriptor that becomes readable when a handled
- * signal has come, or -1. Signals must be blocked; daemon_unblock_signals comes after.
+ * Set every disposition for the supervisor. Returns the descriptor that becomes readable when a
+ * handled signal has come, or -1. Signals must be blocked; daemon_unblock_signals comes after.
  */
 int signals_supervisor(struct error *err);
 
-/* Set every disposition for a worker; `name` is for the record of a fatal signal and must stay valid. */
+/* Set every disposition for a worker; `name` is for the record of a fatal signal and must stay
+ * valid. */
 void signals_worker(const char *name);
 
 /* The pidfile that a fatal signal removes; NULL: none. */

@@ -11,8 +11,8 @@ struct socket_entry *sockets_find(struct socket_table *table, const struct addre
 	struct socket_entry *entry;
 
 	TAILQ_FOREACH(entry, table, link)
-		if (entry->number == number && address_equal(&entry->address, address))
-			return entry;
+	if (entry->number == number && address_equal(&entry->address, address))
+		return entry;
 	return NULL;
 }
 
@@ -31,8 +31,8 @@ static bool ours_in_the_way(struct socket_table *table, const struct address *ad
 	struct socket_entry *entry;
 
 	TAILQ_FOREACH(entry, table, link)
-		if (address_overlaps(&entry->address, address))
-			return true;
+	if (address_overlaps(&entry->address, address))
+		return true;
 	return false;
 }
 
@@ -76,7 +76,8 @@ struct socket_entry *sockets_adopt(struct socket_table *table, const struct addr
 		char text[ADDR_TEXT_MAX];
 
 		address_format(text, sizeof(text), (const struct sockaddr *)&address->storage);
-		error_set(err, EXIT_FAILED, "the handed-over descriptor %d is no socket of %s", fd, text);
+		error_set(err, EXIT_FAILED, "the handed-over descriptor %d is no socket of %s", fd,
+			  text);
 		return NULL;
 	}
 	entry = add(table, address, number, fd, err);
@@ -101,5 +102,5 @@ void sockets_release(struct socket_table *table, struct socket_entry *entry)
 void sockets_close(struct socket_table *table)
 {
 	while (!TAILQ_EMPTY(table))
-		close_entry(table, TAILQ_FIRST(table));
+		close_entry(table, TAILQ_FIRST(table)); /* NOLINT: it leaves the list first */
 }

@@ -1,6 +1,6 @@
 /*
- * The listening sockets, all of them the supervisor's. A socket stays open as long as one generation of
- * workers needs it: the queue in it survives workers, and a restart.
+ * The listening sockets, all of them the supervisor's. A socket stays open as long as one
+ * generation of workers needs it: the queue in it survives workers, and a restart.
  */
 #ifndef ECHOD_RUN_SOCKETS_H
 #define ECHOD_RUN_SOCKETS_H
@@ -30,9 +30,9 @@ struct socket_entry *sockets_find(struct socket_table *table, const struct addre
 unsigned sockets_group_size(struct socket_table *table, const struct address *address);
 
 /*
- * Bind one more socket of this address. The address is probed first where no socket of ours would be in
- * the way; for `retry_ms` an address in use is tried again. Returns NULL with the reason; `*unsupported`
- * tells a kernel without this address family.
+ * Bind one more socket of this address. The address is probed first where no socket of ours would
+ * be in the way; for `retry_ms` an address in use is tried again. Returns NULL with the reason;
+ * `*unsupported` tells a kernel without this address family.
  */
 struct socket_entry *sockets_open(struct socket_table *table, const struct address *address,
 				  int64_t retry_ms, bool *unsupported, struct error *err);

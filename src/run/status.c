@@ -36,7 +36,8 @@ static json_t *addresses(const struct generation *generation, size_t service)
 
 		if (socket->service != service || socket->number != 0)
 			continue;
-		address_format(text, sizeof(text), (struct sockaddr *)&socket->entry->address.storage);
+		address_format(text, sizeof(text),
+			       (struct sockaddr *)&socket->entry->address.storage);
 		json_array_append_new(list, json_string(text));
 	}
 	return list;
@@ -72,10 +73,10 @@ static json_t *processes(struct supervisor *supervisor)
 	struct child *child;
 
 	TAILQ_FOREACH(child, &supervisor->children, link)
-		json_array_append_new(
-			list, json_pack("{s:s, s:s, s:I, s:s, s:I, s:I}", "name", child->name, "service",
-					child->service, "pid", (json_int_t)child->pid, "state",
-					child_state_name(child->state), "generation",
+	json_array_append_new(list,
+			      json_pack("{s:s, s:s, s:I, s:s, s:I, s:I}", "name", child->name,
+					"service", child->service, "pid", (json_int_t)child->pid,
+					"state", child_state_name(child->state), "generation",
 					(json_int_t)child->generation, "connections",
 					(json_int_t)(counter_get(&child->counters->accepted) -
 						     counter_get(&child->counters->closed))));
@@ -90,14 +91,16 @@ static json_t *restarts(const struct restart *restart)
 		last = json_pack("{s:b, s:o}", "ok", restart->last_code == 0, "text",
 				 text_or_null(restart->last_text));
 	return json_pack("{s:I, s:I, s:I, s:o}", "begun", (json_int_t)restart->begun, "ended",
-			 (json_int_t)restart->ended, "failed", (json_int_t)restart->failed, "last", last);
+			 (json_int_t)restart->ended, "failed", (json_int_t)restart->failed, "last",
+			 last);
 }
 
 static json_t *counters(const struct counters_total *total)
 {
 	json_t *object = json_object();
 
-#define COUNTERS_FIELD(name, text) json_object_set_new(object, #name, json_integer((json_int_t)total->name));
+#define COUNTERS_FIELD(name, text)                                                                 \
+	json_object_set_new(object, #name, json_integer((json_int_t)total->name));
 	COUNTERS(COUNTERS_FIELD)
 #undef COUNTERS_FIELD
 	return object;
@@ -132,14 +135,14 @@ json_t *status_json(struct supervisor *supervisor)
 	closed_by_death = (json_int_t)total.accepted - (json_int_t)total.closed - now;
 	total.closed += (uint64_t)(closed_by_death > 0 ? closed_by_death : 0);
 	return json_pack(
-		"{s:b, s:i, s:I, s:s, s:s, s:o, s:o, s:s, s:o, s:I, s:o, s:o, s:o, s:{s:I, s:I}, s:o}", "ok",
-		1, "schema", 1, "pid", (json_int_t)getpid(), "version", PACKAGE_VERSION, "state",
-		phase_name(supervisor->phase), "since", since(supervisor->since), "config",
+		"{s:b, s:i, s:I, s:s, s:s, s:o, s:o, s:s, s:o, s:I, s:o, s:o, s:o, s:{s:I, s:I}, s:o}",
+		"ok", 1, "schema", 1, "pid", (json_int_t)getpid(), "version", PACKAGE_VERSION,
+		"state", phase_name(supervisor->phase), "since", since(supervisor->since), "config",
 		text_or_null(current == NULL ? NULL : conf_source_path(current->source)), "pidfile",
 		supervisor->pidfile.path, "control",
 		text_or_null(current == NULL ? NULL : current->conf->control), "generation",
 		(json_int_t)(current == NULL ? 0 : current->number), "restarts",
 		restarts(&supervisor->restart), "services", services(current), "processes",
-		processes(supervisor), "connections", "now", now, "total", (json_int_t)total.accepted,
-		"counters", counters(&total));
+		processes(supervisor), "connections", "now", now, "total",
+		(json_int_t)total.accepted, "counters", counters(&total));
 }

@@ -14,13 +14,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/logtarget.h"
-#include "base/io.h"
 #include "os/daemonize.h"
 #include "os/fds.h"
-#include "os/memory_file.h"
 #include "os/notify.h"
 #include "run/control.h"
-#include "run/handover.h"
 #include "run/restart.h"
 #include "run/signals.h"
 
@@ -57,7 +54,8 @@ int supervisor_open_log(const struct launch *launch, const struct conf *conf, st
 	return logtarget_open(&settings, err);
 }
 
-/* Rule 11. Until "ready" the launcher's stderr gets what the log gets; in the foreground they may be one. */
+/* Rule 11. Until "ready" the launcher's stderr gets what the log gets; in the foreground they may
+ * be one. */
 static int open_first_log(const struct launch *launch, const struct conf *conf, struct error *err)
 {
 	log_copy_to_stderr(strcmp(conf->log.target, "stderr") != 0);
@@ -157,7 +155,9 @@ static void begin_stop(struct supervisor *supervisor, bool polite, const char *w
 		stop_children(supervisor, CHANNEL_QUIT, 0);
 		stop_timer(supervisor, QUICK_STOP_MS);
 	}
-	/* The workers empty the queues; with our copies gone too, the kernel refuses new clients. */
+	/*
+	 * The workers empty the queues; with our copies gone too, the kernel refuses new clients.
+	 */
 	generation_close_sockets(supervisor->current);
 	end_loop_when_alone(supervisor);
 }
@@ -218,7 +218,7 @@ static void end_oldest_retiring(struct supervisor *supervisor)
 	struct child *child;
 
 	TAILQ_FOREACH(child, &supervisor->children, link)
-		retiring += child->state == CHILD_RETIRING;
+	retiring += child->state == CHILD_RETIRING;
 	TAILQ_FOREACH(child, &supervisor->children, link)
 	{
 		if (retiring <= allowed)
@@ -287,7 +287,7 @@ static void on_workers_late(evutil_socket_t fd, short what, void *arg)
 
 /* ---- Signals -------------------------------------------------------------------------------- */
 
-static void reap(struct supervisor *supervisor)
+void supervisor_reap(struct supervisor *supervisor)
 {
 	int status;
 	pid_t pid;
@@ -345,7 +345,7 @@ static void on_wakeup(evutil_socket_t fd, short what, void *arg)
 	(void)what;
 	signals_clear_wakeup();
 	if (signals_take(SIGCHLD))
-		reap(supervisor);
+		supervisor_reap(supervisor);
 	/* A stop wins over a restart. */
 	if (signals_take(SIGTERM))
 		stop_by_signal(supervisor, SIGTERM);
@@ -361,7 +361,7 @@ static void on_wakeup(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
-static int make_loop(struct supervisor *supervisor, int wakeup, struct error *err)
+int supervisor_make_loop(struct supervisor *supervisor, int wakeup, struct error *err)
 {
 	event_set_log_callback(on_libevent_log);
 	event_set_fatal_callback(on_libevent_fatal);
@@ -377,7 +377,7 @@ static int make_loop(struct supervisor *supervisor, int wakeup, struct error *er
 	return 0;
 }
 
-static int start_workers(struct supervisor *supervisor, struct error *err)
+int supervisor_start_workers(struct supervisor *supervisor, struct error *err)
 {
 	int64_t limit = supervisor->next->conf->start_timeout;
 	struct timeval tv = {limit / 1000, limit % 1000 * 1000};
@@ -390,7 +390,7 @@ static int start_workers(struct supervisor *supervisor, struct error *err)
 /* ---- The end -------------------------------------------------------------------------------- */
 
 /* Rule 24. Everything is let go by name: it shows that we know what we held. */
-static int tear_down(struct supervisor *supervisor)
+int supervisor_tear_down(struct supervisor *supervisor)
 {
 	struct child *child;
 
@@ -423,7 +423,7 @@ static int tear_down(struct supervisor *supervisor)
 	return supervisor->exit_code;
 }
 
-static void set_up(struct supervisor *supervisor, const struct launch *launch)
+void supervisor_set_up(struct supervisor *supervisor, const struct launch *launch)
 {
 	*supervisor = (struct supervisor){
 		.launch = launch,
@@ -440,8 +440,8 @@ static void set_up(struct supervisor *supervisor, const struct launch *launch)
 /* ---- A start -------------------------------------------------------------------------------- */
 
 /* The process: what was inherited is undone before the first handler stands. */
-static int become_supervisor(const struct launch *launch, const struct conf *conf, const int *keep,
-			     size_t keep_count, struct error *err)
+int supervisor_become(const struct launch *launch, const struct conf *conf, const int *keep,
+		      size_t keep_count, struct error *err)
 {
 	struct daemon_reset_options reset = {.keep_fds = keep, .keep_count = keep_count};
 	int wakeup;
@@ -478,16 +478,17 @@ static int open_null(struct supervisor *supervisor, struct error *err)
 static int start(struct supervisor *supervisor, struct conf_source *source, struct conf *conf,
 		 struct error *err)
 {
-	int wakeup = become_supervisor(supervisor->launch, conf, &supervisor->report_fd, 1, err);
+	int wakeup = supervisor_become(supervisor->launch, conf, &supervisor->report_fd, 1, err);
 
 	if (wakeup < 0 || open_first_log(supervisor->launch, conf, err) < 0 ||
-	    open_null(supervisor, err) < 0 || pidfile_lock(&supervisor->pidfile, conf->pidfile, err) < 0) {
+	    open_null(supervisor, err) < 0 ||
+	    pidfile_lock(&supervisor->pidfile, conf->pidfile, err) < 0) {
 		conf_source_free(source);
 		conf_free(conf);
 		return -1;
 	}
 	signals_set_pidfile(&supervisor->pidfile);
-	if (make_loop(supervisor, wakeup, err) < 0) {
+	if (supervisor_make_loop(supervisor, wakeup, err) < 0) {
 		conf_source_free(source);
 		conf_free(conf);
 		return -1;
@@ -500,7 +501,7 @@ static int start(struct supervisor *supervisor, struct conf_source *source, stru
 	supervisor->control = control_open(supervisor, conf->control, err);
 	if (supervisor->control == NULL)
 		return -1;
-	return start_workers(supervisor, err);
+	return supervisor_start_workers(supervisor, err);
 }
 
 int supervisor_run(const struct launch *launch, struct conf_source *source, struct conf *conf,
@@ -509,264 +510,11 @@ int supervisor_run(const struct launch *launch, struct conf_source *source, stru
 	struct supervisor supervisor;
 	struct error err = {0};
 
-	set_up(&supervisor, launch);
+	supervisor_set_up(&supervisor, launch);
 	supervisor.report_fd = report_fd;
 	if (start(&supervisor, source, conf, &err) < 0)
 		start_failed(&supervisor, &err);
 	else
 		event_base_dispatch(supervisor.base);
-	return tear_down(&supervisor);
-}
-
-/* ---- Going on after execve ------------------------------------------------------------------ */
-
-static int read_handover(struct handover *handover, int fd, struct error *err)
-{
-	size_t len;
-	void *data = memory_file_read(fd, &len, err);
-	int result = data == NULL ? -1 : handover_unpack(handover, data, len, err);
-
-	free(data);
-	return result;
-}
-
-/* The descriptors that stay: all that the hand-over names. In fresh memory. */
-static int *handed_over_fds(const struct handover *handover, size_t *count)
-{
-	int *fds = calloc(2 + handover->socket_count + 2 * handover->child_count + handover->client_count,
-			  sizeof(*fds));
-	size_t n = 0;
-
-	if (fds == NULL)
-		return NULL;
-	fds[n++] = handover->lock;
-	fds[n++] = handover->control;
-	for (size_t i = 0; i < handover->socket_count; i++)
-		fds[n++] = handover->sockets[i].fd;
-	for (size_t i = 0; i < handover->child_count; i++) {
-		fds[n++] = handover->children[i].channel;
-		fds[n++] = handover->children[i].counters;
-	}
-	for (size_t i = 0; i < handover->client_count; i++)
-		fds[n++] = handover->clients[i].fd;
-	for (size_t i = 0; i < n; i++)
-		if (fds[i] >= 0)
-			fds_set_cloexec(fds[i], true);
-	*count = n;
-	return fds;
-}
-
-static void adopt_sockets(struct supervisor *supervisor, const struct handover *handover)
-{
-	struct generation *current = supervisor->current;
-	struct error err = {0};
-
-	for (size_t i = 0; i < handover->socket_count; i++) {
-		const struct handover_socket *from = &handover->sockets[i];
-		struct socket_entry *entry = sockets_adopt(&supervisor->sockets, &from->address,
-							   from->number, from->fd, &err);
-		size_t service = 0;
-
-		while (service < current->conf->service_count &&
-		       strcmp(current->conf->services[service].name, from->service) != 0)
-			service++;
-		if (entry == NULL)
-			log_error("%s", err.text);
-		else if (service == current->conf->service_count ||
-			 generation_add_socket(current, entry, service, from->number, &err) < 0)
-			log_error("the handed-over socket of service %s belongs to no service", from->service);
-	}
-}
-
-static void adopt_child(struct supervisor *supervisor, const struct handover_child *from)
-{
-	struct child prototype = {
-		.pid = (pid_t)from->pid,
-		.index = from->index,
-		.generation = from->generation,
-		.state = (enum child_state)from->state,
-		.ready = from->ready,
-		.started_at = from->started_at,
-		.channel = from->channel,
-		.counters_fd = from->counters,
-	};
-	struct slot *slot = NULL;
-	struct error err = {0};
-	struct child *child;
-
-	snprintf(prototype.service, sizeof(prototype.service), "%s", from->service);
-	snprintf(prototype.name, sizeof(prototype.name), "%s/%u", from->service, from->index);
-	if (!memory_file_is_shared(from->counters, sizeof(struct counters))) {
-		log_error("%s[%d] was handed over without its counters: killed", prototype.name,
-			  (int)prototype.pid);
-		kill(prototype.pid, SIGKILL);
-		close(from->channel);
-		close(from->counters);
-		return;
-	}
-	child = child_add(supervisor, &prototype, &err);
-	if (child == NULL)
-		log_error("%s", err.text);
-	else if (from->generation == supervisor->current->number &&
-		 (child->state == CHILD_STARTING || child->state == CHILD_RUNNING))
-		slot = generation_slot(supervisor->current, from->service, from->index);
-	if (slot != NULL)
-		slot->child = child;
-}
-
-/* What served before execve serves on, by the configuration that it was started with. */
-static int adopt(struct supervisor *supervisor, struct handover *handover, int wakeup, struct conf *conf,
-		 struct error *err)
-{
-	struct conf_source *source = handover->source;
-
-	handover->source = NULL;
-	if (make_loop(supervisor, wakeup, err) < 0) {
-		conf_source_free(source);
-		conf_free(conf);
-		return -1;
-	}
-	supervisor->current = generation_new(supervisor, handover->generation, source, conf, err);
-	if (supervisor->current == NULL)
-		return -1;
-	supervisor->current->privileges = handover->privileges;
-	supervisor->current->committed = true;
-	adopt_sockets(supervisor, handover);
-	for (size_t i = 0; i < handover->child_count; i++)
-		adopt_child(supervisor, &handover->children[i]);
-	if (handover->control >= 0) {
-		supervisor->control = control_adopt(supervisor, handover->control_path, handover, err);
-		if (supervisor->control == NULL)
-			log_error("%s", err->text);
-	}
-	supervisor->phase = PHASE_SERVING;
-	supervisor->served = true;
-	supervisor->since = handover->since;
-	supervisor->had_terminal = handover->had_terminal;
-	supervisor->ended = handover->ended;
-	supervisor->restart.begun = handover->restarts_begun;
-	supervisor->restart.ended = handover->restarts_ended;
-	supervisor->restart.failed = handover->restarts_failed;
-	supervisor->restart.again = handover->again;
-	supervisor->restart.step = RESTART_WORKERS;
-	return 0;
-}
-
-/* Read the file anew. It was sound in the trial a moment ago, but may have been changed since. */
-static struct conf *read_conf(const struct launch *launch, struct conf_source **source,
-			      struct error *err)
-{
-	struct conf_errors errors = {0};
-	struct conf *conf = NULL;
-
-	*source = conf_source_load(launch->config, &errors);
-	if (*source != NULL)
-		conf = conf_parse(*source, &launch->overrides, &errors);
-	if (errors.count > 0 || conf == NULL) {
-		error_set(err, EXIT_CONFIG, "%s",
-			  errors.count > 0 ? errors.lines[0] : "no memory for the configuration");
-		conf_source_free(*source);
-		conf_free(conf);
-		conf = NULL;
-	}
-	conf_errors_free(&errors);
-	return conf;
-}
-
-static int check_unchanged(const struct supervisor *supervisor, const struct conf *conf,
-			   struct error *err)
-{
-	const struct conf *old = supervisor->current->conf;
-
-	if (strcmp(conf->pidfile, old->pidfile) != 0)
-		return error_set(err, EXIT_CONFIG,
-				 "pidfile cannot change at a restart (from %s to %s): stop and start",
-				 old->pidfile, conf->pidfile);
-	if (strcmp(conf->control, old->control) != 0)
-		return error_set(err, EXIT_CONFIG,
-				 "control cannot change at a restart (from %s to %s): stop and start",
-				 old->control, conf->control);
-	return 0;
-}
-
-static int start_next(struct supervisor *supervisor, struct error *err)
-{
-	struct conf_source *source;
-	struct conf *conf = read_conf(supervisor->launch, &source, err);
-
-	if (conf == NULL)
-		return -1;
-	if (check_unchanged(supervisor, conf, err) < 0) {
-		conf_source_free(source);
-		conf_free(conf);
-		return -1;
-	}
-	supervisor->next =
-		generation_new(supervisor, supervisor->current->number + 1, source, conf, err);
-	if (supervisor->next == NULL ||
-	    privileges_resolve(&supervisor->next->privileges, conf->user, conf->group, err) < 0 ||
-	    generation_bind(supervisor->next, 0, err) < 0)
-		return -1;
-	return start_workers(supervisor, err);
-}
-
-/* The configuration that served until now: with this binary it may have errors, but it must go on. */
-static struct conf *parse_served(const struct launch *launch, const struct conf_source *source)
-{
-	struct conf_errors errors = {0};
-	struct conf *conf = conf_parse(source, &launch->overrides, &errors);
-
-	conf_errors_free(&errors);
-	return conf;
-}
-
-static int resume(struct supervisor *supervisor, struct handover *handover, struct error *err)
-{
-	const struct launch *launch = supervisor->launch;
-	struct conf *conf = parse_served(launch, handover->source);
-	size_t count;
-	int *keep = handed_over_fds(handover, &count), wakeup;
-
-	if (conf == NULL || keep == NULL) {
-		conf_free(conf);
-		free(keep);
-		return error_set(err, EXIT_FAILED, "no memory to go on after the restart");
-	}
-	wakeup = become_supervisor(launch, conf, keep, count, err);
-	free(keep);
-	if (supervisor_open_log(launch, conf, err) < 0)
-		log_error("%s", err->text);
-	if (wakeup < 0 ||
-	    pidfile_adopt(&supervisor->pidfile, handover->pidfile, handover->lock, err) < 0) {
-		conf_free(conf);
-		return -1;
-	}
-	signals_set_pidfile(&supervisor->pidfile);
-	/* In a daemon 0 to 2 are /dev/null since its first "ready". */
-	supervisor->null = launch->foreground ? -1 : STDIN_FILENO;
-	return adopt(supervisor, handover, wakeup, conf, err);
-}
-
-int supervisor_resume(const struct launch *launch, int handover_fd)
-{
-	struct supervisor supervisor;
-	struct handover handover;
-	struct error err = {0};
-
-	set_up(&supervisor, launch);
-	if (read_handover(&handover, handover_fd, &err) < 0 || resume(&supervisor, &handover, &err) < 0) {
-		/* Only without memory, or when somebody started us with a made-up hand-over. */
-		log_error("cannot go on after the restart: %s", err.text);
-		dprintf(STDERR_FILENO, "echod: cannot go on after the restart: %s\n", err.text);
-		handover_free(&handover);
-		supervisor.exit_code = EXIT_FAILED;
-		return tear_down(&supervisor);
-	}
-	handover_free(&handover);
-	/* What died during the exec may have left no signal. */
-	reap(&supervisor);
-	if (start_next(&supervisor, &err) < 0)
-		supervisor_next_done(&supervisor, &err);
-	event_base_dispatch(supervisor.base);
-	return tear_down(&supervisor);
+	return supervisor_tear_down(&supervisor);
 }

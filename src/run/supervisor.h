@@ -1,6 +1,7 @@
 /*
- * The supervisor: the daemon's first process. It owns the pid lock, the listening sockets, the control
- * socket and the counters, starts and restarts the workers, and never reads a byte that a client sent.
+ * The supervisor: the daemon's first process. It owns the pid lock, the listening sockets, the
+ * control socket and the counters, starts and restarts the workers, and never reads a byte that a
+ * client sent.
  */
 #ifndef ECHOD_RUN_SUPERVISOR_H
 #define ECHOD_RUN_SUPERVISOR_H
@@ -29,7 +30,7 @@ enum phase {
 
 enum restart_step {
 	RESTART_NONE,
-	RESTART_TRIAL,	/* `echod check` of the new executable is running */
+	RESTART_TRIAL,	 /* `echod check` of the new executable is running */
 	RESTART_WORKERS, /* in the new image: its workers are getting ready */
 };
 
@@ -40,7 +41,7 @@ struct restart {
 	uint64_t begun; /* how many have begun and ended since the daemon was started */
 	uint64_t ended;
 	uint64_t failed;
-	int last_code; /* exit code of the last one; 0: it succeeded */
+	int last_code;			/* exit code of the last one; 0: it succeeded */
 	char last_text[ERROR_TEXT_MAX]; /* "" before the first */
 	pid_t trial;			/* 0: none */
 	int trial_output;		/* -1: none */
@@ -58,9 +59,9 @@ struct supervisor {
 	bool served; /* it got as far as PHASE_SERVING */
 	struct pidfile pidfile;
 	struct control *control;
-	int null;	/* /dev/null for workers; -1 in the foreground */
-	int report_fd;	/* to the launching command, until ready; -1: none */
-	time_t since;	/* when the daemon was started */
+	int null;      /* /dev/null for workers; -1 in the foreground */
+	int report_fd; /* to the launching command, until ready; -1: none */
+	time_t since;  /* when the daemon was started */
 	bool had_terminal;
 	struct generation *current; /* serves; NULL before the first commit */
 	struct generation *next;    /* getting ready */
@@ -75,13 +76,16 @@ struct supervisor {
 };
 
 /*
- * Start and serve until a stop; the process has been daemonized unless launch->foreground. Takes source
- * and conf. Returns the exit code; failures were reported through `report_fd` (-1: to stderr).
+ * Start and serve until a stop; the process has been daemonized unless launch->foreground. Takes
+ * source and conf. Returns the exit code; failures were reported through `report_fd` (-1: to
+ * stderr).
  */
 int supervisor_run(const struct launch *launch, struct conf_source *source, struct conf *conf,
 		   int report_fd);
 
-/* The same in the image that a restart has executed; `handover_fd` as HANDOVER_VARIABLE names it. */
+/*
+ * The same in the image that a restart has executed; `handover_fd` as HANDOVER_VARIABLE names it.
+ */
 int supervisor_resume(const struct launch *launch, int handover_fd);
 
 /* ---- For the other parts of src/run ---------------------------------------------------------- */
@@ -89,7 +93,31 @@ int supervisor_resume(const struct launch *launch, int handover_fd);
 /* All workers of the next generation are ready, or it has failed for this reason (NULL: ready). */
 void supervisor_next_done(struct supervisor *supervisor, const struct error *failure);
 
-/* The settings of the log, as this configuration and the options say. Opens a target that changed. */
+/* An empty supervisor. */
+void supervisor_set_up(struct supervisor *supervisor, const struct launch *launch);
+
+/*
+ * Make this process a supervisor: undo what was inherited but for `keep`, set the signal handlers,
+ * unblock. Returns the descriptor that wakes the loop, or -1.
+ */
+int supervisor_become(const struct launch *launch, const struct conf *conf, const int *keep,
+		      size_t keep_count, struct error *err);
+
+/* The event loop and its own events. */
+int supervisor_make_loop(struct supervisor *supervisor, int wakeup, struct error *err);
+
+/* Start the workers of the next generation, with a limit to their time. */
+int supervisor_start_workers(struct supervisor *supervisor, struct error *err);
+
+/* Wait for every child that has ended. */
+void supervisor_reap(struct supervisor *supervisor);
+
+/* Let go of everything. Returns the exit code. */
+int supervisor_tear_down(struct supervisor *supervisor);
+
+/*
+ * The settings of the log, as this configuration and the options say. Opens a target that changed.
+ */
 int supervisor_open_log(const struct launch *launch, const struct conf *conf, struct error *err);
 
 #endif

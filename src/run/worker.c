@@ -130,9 +130,12 @@ static void on_channel(evutil_socket_t fd, short what, void *arg)
 		}
 	}
 	if (result < 0) {
-		/* The supervisor is gone. Whoever starts the next one finds the port free at once. */
+		/*
+		 * The supervisor is gone. Whoever starts the next one finds the port free at once.
+		 */
 		event_del(worker->channel);
-		retire(worker, worker->start->drain_timeout_ms > 0 ? worker->start->drain_timeout_ms : 1,
+		retire(worker,
+		       worker->start->drain_timeout_ms > 0 ? worker->start->drain_timeout_ms : 1,
 		       true);
 	}
 }
@@ -149,7 +152,9 @@ static int map_counters(struct worker *worker, struct error *err)
 	return 0;
 }
 
-/* The written list of what a worker may hold: 0 to 2, the channel, its sockets. All else is closed. */
+/*
+ * The written list of what a worker may hold: 0 to 2, the channel, its sockets. All else is closed.
+ */
 static int keep_descriptors(struct worker *worker, struct error *err)
 {
 	const struct worker_start *start = worker->start;
@@ -209,14 +214,17 @@ static int set_up(struct worker *worker, struct error *err)
 	strncpy(title, worker->start->name, sizeof(title) - 1);
 	title[sizeof(title) - 1] = '\0';
 	prctl(PR_SET_NAME, title);
-	/* The loop of the supervisor is left alone: freeing it here would end its epoll registrations. */
+	/* The loop of the supervisor is left alone: freeing it here would end its epoll
+	 * registrations. */
 	if (worker->start->set_nice && daemon_set_priority(worker->start->nice, err) < 0)
 		return -1;
 	if (map_counters(worker, err) < 0 || keep_descriptors(worker, err) < 0 ||
 	    privileges_drop(worker->start->privileges, err) < 0)
 		return -1;
 #ifdef ECHOD_SANITIZERS
-	/* The leak check looks at the process through ptrace, which a change of user had forbidden. */
+	/*
+	 * The leak check looks at the process through ptrace, which a change of user had forbidden.
+	 */
 	prctl(PR_SET_DUMPABLE, 1);
 #endif
 	return make_server(worker, err);

@@ -1,6 +1,7 @@
 /*
- * A worker: a process that the supervisor forked to serve one service. It drops every privilege and every
- * descriptor that it does not need before it looks at the first client, and opens nothing afterwards.
+ * A worker: a process that the supervisor forked to serve one service. It drops every privilege and
+ * every descriptor that it does not need before it looks at the first client, and opens nothing
+ * afterwards.
  */
 #ifndef ECHOD_RUN_WORKER_H
 #define ECHOD_RUN_WORKER_H
@@ -15,7 +16,7 @@ struct worker_start {
 	const char *name; /* "line/0" */
 	const struct conf_service *service;
 	const struct privileges *privileges;
-	bool set_nice;		  /* to the value below; still as root */
+	bool set_nice; /* to the value below; still as root */
 	int nice;
 	int64_t drain_timeout_ms; /* how long it lives on without a supervisor */
 	int channel;		  /* its end */
@@ -26,8 +27,8 @@ struct worker_start {
 };
 
 /*
- * Runs in the child of fork, with every signal blocked, and ends with the process: exit status 0 after an
- * ordered end, 1 when it could not serve (the channel has said why).
+ * Runs in the child of fork, with every signal blocked, and ends with the process: exit status 0
+ * after an ordered end, 1 when it could not serve (the channel has said why).
  */
 _Noreturn void worker_main(struct worker_start *start);
 

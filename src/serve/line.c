@@ -1,6 +1,7 @@
 /*
- * The line protocol. A line ends with LF and goes back byte for byte: a CR before the LF included, and
- * any other byte too, NUL as well. What stands behind the last LF at the end of file goes back likewise.
+ * The line protocol. A line ends with LF and goes back byte for byte: a CR before the LF included,
+ * and any other byte too, NUL as well. What stands behind the last LF at the end of file goes back
+ * likewise.
  */
 #include <string.h>
 

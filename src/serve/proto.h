@@ -1,6 +1,6 @@
 /*
- * What is said. A protocol is a table of pure functions over bytes: it knows no sockets, no clocks and no
- * memory, so it is tested and fuzzed without any.
+ * What is said. A protocol is a table of pure functions over bytes: it knows no sockets, no clocks
+ * and no memory, so it is tested and fuzzed without any.
  */
 #ifndef ECHOD_SERVE_PROTO_H
 #define ECHOD_SERVE_PROTO_H
@@ -31,9 +31,9 @@ struct proto_verdict {
 struct proto {
 	const char *name;
 	/*
-	 * `data` holds the `len` bytes of the client that are not answered yet; the first `seen` of them
-	 * were shown before and hold no whole request. `at_end`: the client will send no more. The verdict
-	 * never depends on how the bytes were cut into calls.
+	 * `data` holds the `len` bytes of the client that are not answered yet; the first `seen` of
+	 * them were shown before and hold no whole request. `at_end`: the client will send no more.
+	 * The verdict never depends on how the bytes were cut into calls.
 	 */
 	struct proto_verdict (*input)(const struct proto_limits *limits, const unsigned char *data,
 				      size_t len, size_t seen, bool at_end);

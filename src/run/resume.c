@@ -1,0 +1,276 @@
+/* Going on after execve: the image that a restart in place has executed takes over from the former
+ * one. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <event2/event.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "os/fds.h"
+#include "os/memory_file.h"
+#include "run/control.h"
+#include "run/handover.h"
+#include "run/signals.h"
+#include "run/supervisor.h"
+
+static int read_handover(struct handover *handover, int fd, struct error *err)
+{
+	size_t len;
+	void *data = memory_file_read(fd, &len, err);
+	int result = data == NULL ? -1 : handover_unpack(handover, data, len, err);
+
+	free(data);
+	return result;
+}
+
+/* The descriptors that stay: all that the hand-over names. In fresh memory. */
+static int *handed_over_fds(const struct handover *handover, size_t *count)
+{
+	int *fds = calloc(2 + handover->socket_count + 2 * handover->child_count +
+				  handover->client_count,
+			  sizeof(*fds));
+	size_t n = 0;
+
+	if (fds == NULL)
+		return NULL;
+	fds[n++] = handover->lock;
+	fds[n++] = handover->control;
+	for (size_t i = 0; i < handover->socket_count; i++)
+		fds[n++] = handover->sockets[i].fd;
+	for (size_t i = 0; i < handover->child_count; i++) {
+		fds[n++] = handover->children[i].channel;
+		fds[n++] = handover->children[i].counters;
+	}
+	for (size_t i = 0; i < handover->client_count; i++)
+		fds[n++] = handover->clients[i].fd;
+	for (size_t i = 0; i < n; i++)
+		if (fds[i] >= 0)
+			fds_set_cloexec(fds[i], true);
+	*count = n;
+	return fds;
+}
+
+static void adopt_sockets(struct supervisor *supervisor, const struct handover *handover)
+{
+	struct generation *current = supervisor->current;
+	struct error err = {0};
+
+	for (size_t i = 0; i < handover->socket_count; i++) {
+		const struct handover_socket *from = &handover->sockets[i];
+		struct socket_entry *entry = sockets_adopt(&supervisor->sockets, &from->address,
+							   from->number, from->fd, &err);
+		size_t service = 0;
+
+		while (service < current->conf->service_count &&
+		       strcmp(current->conf->services[service].name, from->service) != 0)
+			service++;
+		if (entry == NULL)
+			log_error("%s", err.text);
+		else if (service == current->conf->service_count ||
+			 generation_add_socket(current, entry, service, from->number, &err) < 0)
+			log_error("the handed-over socket of service %s belongs to no service",
+				  from->service);
+	}
+}
+
+static void adopt_child(struct supervisor *supervisor, const struct handover_child *from)
+{
+	struct child prototype = {
+		.pid = (pid_t)from->pid,
+		.index = from->index,
+		.generation = from->generation,
+		.state = (enum child_state)from->state,
+		.ready = from->ready,
+		.started_at = from->started_at,
+		.channel = from->channel,
+		.counters_fd = from->counters,
+	};
+	struct slot *slot = NULL;
+	struct error err = {0};
+	struct child *child;
+
+	snprintf(prototype.service, sizeof(prototype.service), "%s", from->service);
+	snprintf(prototype.name, sizeof(prototype.name), "%s/%u", from->service, from->index);
+	if (!memory_file_is_shared(from->counters, sizeof(struct counters))) {
+		log_error("%s[%d] was handed over without its counters: killed", prototype.name,
+			  (int)prototype.pid);
+		kill(prototype.pid, SIGKILL);
+		close(from->channel);
+		close(from->counters);
+		return;
+	}
+	child = child_add(supervisor, &prototype, &err);
+	if (child == NULL)
+		log_error("%s", err.text);
+	else if (from->generation == supervisor->current->number &&
+		 (child->state == CHILD_STARTING || child->state == CHILD_RUNNING))
+		slot = generation_slot(supervisor->current, from->service, from->index);
+	if (slot != NULL)
+		slot->child = child;
+}
+
+/* What served before execve serves on, by the configuration that it was started with. */
+static int adopt(struct supervisor *supervisor, struct handover *handover, int wakeup,
+		 struct conf *conf, struct error *err)
+{
+	struct conf_source *source = handover->source;
+
+	handover->source = NULL;
+	if (supervisor_make_loop(supervisor, wakeup, err) < 0) {
+		conf_source_free(source);
+		conf_free(conf);
+		return -1;
+	}
+	supervisor->current = generation_new(supervisor, handover->generation, source, conf, err);
+	if (supervisor->current == NULL)
+		return -1;
+	supervisor->current->privileges = handover->privileges;
+	supervisor->current->committed = true;
+	adopt_sockets(supervisor, handover);
+	for (size_t i = 0; i < handover->child_count; i++)
+		adopt_child(supervisor, &handover->children[i]);
+	if (handover->control >= 0) {
+		supervisor->control =
+			control_adopt(supervisor, handover->control_path, handover, err);
+		if (supervisor->control == NULL)
+			log_error("%s", err->text);
+	}
+	supervisor->phase = PHASE_SERVING;
+	supervisor->served = true;
+	supervisor->since = handover->since;
+	supervisor->had_terminal = handover->had_terminal;
+	supervisor->ended = handover->ended;
+	supervisor->restart.begun = handover->restarts_begun;
+	supervisor->restart.ended = handover->restarts_ended;
+	supervisor->restart.failed = handover->restarts_failed;
+	supervisor->restart.again = handover->again;
+	supervisor->restart.step = RESTART_WORKERS;
+	return 0;
+}
+
+/* Read the file anew. It was sound in the trial a moment ago, but may have been changed since. */
+static struct conf *read_conf(const struct launch *launch, struct conf_source **source,
+			      struct error *err)
+{
+	struct conf_errors errors = {0};
+	struct conf *conf = NULL;
+
+	*source = conf_source_load(launch->config, &errors);
+	if (*source != NULL)
+		conf = conf_parse(*source, &launch->overrides, &errors);
+	if (errors.count > 0 || conf == NULL) {
+		error_set(err, EXIT_CONFIG, "%s",
+			  errors.count > 0 ? errors.lines[0] : "no memory for the configuration");
+		conf_source_free(*source);
+		conf_free(conf);
+		conf = NULL;
+	}
+	conf_errors_free(&errors);
+	return conf;
+}
+
+static int check_unchanged(const struct supervisor *supervisor, const struct conf *conf,
+			   struct error *err)
+{
+	const struct conf *old = supervisor->current->conf;
+
+	if (strcmp(conf->pidfile, old->pidfile) != 0)
+		return error_set(
+			err, EXIT_CONFIG,
+			"pidfile cannot change at a restart (from %s to %s): stop and start",
+			old->pidfile, conf->pidfile);
+	if (strcmp(conf->control, old->control) != 0)
+		return error_set(
+			err, EXIT_CONFIG,
+			"control cannot change at a restart (from %s to %s): stop and start",
+			old->control, conf->control);
+	return 0;
+}
+
+static int start_next(struct supervisor *supervisor, struct error *err)
+{
+	struct conf_source *source;
+	struct conf *conf = read_conf(supervisor->launch, &source, err);
+
+	if (conf == NULL)
+		return -1;
+	if (check_unchanged(supervisor, conf, err) < 0) {
+		conf_source_free(source);
+		conf_free(conf);
+		return -1;
+	}
+	supervisor->next =
+		generation_new(supervisor, supervisor->current->number + 1, source, conf, err);
+	if (supervisor->next == NULL ||
+	    privileges_resolve(&supervisor->next->privileges, conf->user, conf->group, err) < 0 ||
+	    generation_bind(supervisor->next, 0, err) < 0)
+		return -1;
+	return supervisor_start_workers(supervisor, err);
+}
+
+/*
+ * The configuration that served until now: with this binary it may have errors, but it must go on.
+ */
+static struct conf *parse_served(const struct launch *launch, const struct conf_source *source)
+{
+	struct conf_errors errors = {0};
+	struct conf *conf = conf_parse(source, &launch->overrides, &errors);
+
+	conf_errors_free(&errors);
+	return conf;
+}
+
+static int resume(struct supervisor *supervisor, struct handover *handover, struct error *err)
+{
+	const struct launch *launch = supervisor->launch;
+	struct conf *conf = parse_served(launch, handover->source);
+	size_t count;
+	int *keep = handed_over_fds(handover, &count), wakeup;
+
+	if (conf == NULL || keep == NULL) {
+		conf_free(conf);
+		free(keep);
+		error_set(err, EXIT_FAILED, "no memory to go on after the restart");
+		return -1;
+	}
+	wakeup = supervisor_become(launch, conf, keep, count, err);
+	free(keep);
+	if (supervisor_open_log(launch, conf, err) < 0)
+		log_error("%s", err->text);
+	if (wakeup < 0 ||
+	    pidfile_adopt(&supervisor->pidfile, handover->pidfile, handover->lock, err) < 0) {
+		conf_free(conf);
+		return -1;
+	}
+	signals_set_pidfile(&supervisor->pidfile);
+	/* In a daemon 0 to 2 are /dev/null since its first "ready". */
+	supervisor->null = launch->foreground ? -1 : STDIN_FILENO;
+	return adopt(supervisor, handover, wakeup, conf, err);
+}
+
+int supervisor_resume(const struct launch *launch, int handover_fd)
+{
+	struct supervisor supervisor;
+	struct handover handover;
+	struct error err = {0};
+
+	supervisor_set_up(&supervisor, launch);
+	if (read_handover(&handover, handover_fd, &err) < 0 ||
+	    resume(&supervisor, &handover, &err) < 0) {
+		/* Only without memory, or when somebody started us with a made-up hand-over. */
+		log_error("cannot go on after the restart: %s", err.text);
+		dprintf(STDERR_FILENO, "echod: cannot go on after the restart: %s\n", err.text);
+		handover_free(&handover);
+		supervisor.exit_code = EXIT_FAILED;
+		return supervisor_tear_down(&supervisor);
+	}
+	handover_free(&handover);
+	/* What died during the exec may have left no signal. */
+	supervisor_reap(&supervisor);
+	if (start_next(&supervisor, &err) < 0)
+		supervisor_next_done(&supervisor, &err);
+	event_base_dispatch(supervisor.base);
+	return supervisor_tear_down(&supervisor);
+}
