@@ -38,7 +38,8 @@ void log_copy_to_stderr(bool on)
 	copy_to_stderr = on;
 }
 
-static void deliver(enum log_level level, bool to_stderr, const char *format, va_list args)
+__attribute__((format(printf, 3, 0))) static void deliver(enum log_level level, bool to_stderr,
+							  const char *format, va_list args)
 {
 	char text[LOG_LINE_MAX], line[LOG_LINE_MAX];
 	int saved = errno;

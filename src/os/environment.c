@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "config.h"
 
@@ -23,6 +24,16 @@ static const char *const kept[] = {
 
 #define KEPT_COUNT (sizeof(kept) / sizeof(kept[0]))
 
+/*
+ * clearenv only forgets the variables; their text stays in the memory that /proc/PID/environ shows,
+ * with whatever secret the launcher had there.
+ */
+static void wipe(void)
+{
+	for (char **variable = environ; variable != NULL && *variable != NULL; variable++)
+		memset(*variable, 0, strlen(*variable));
+}
+
 void environment_clean(void)
 {
 	char *values[KEPT_COUNT];
@@ -33,6 +44,7 @@ void environment_clean(void)
 		/* Without memory the name is lost as if it had not been set. */
 		values[i] = value == NULL ? NULL : strdup(value);
 	}
+	wipe();
 	clearenv();
 	for (size_t i = 0; i < KEPT_COUNT; i++) {
 		if (values[i] != NULL)

@@ -2,7 +2,10 @@
 #ifndef ECHOD_OS_ENVIRONMENT_H
 #define ECHOD_OS_ENVIRONMENT_H
 
-/* Drop every variable that is not on the list; without a PATH, a sane one is set. */
+/*
+ * Drop every variable that is not on the list, and wipe the memory that held them; without a PATH,
+ * a sane one is set. Pointers that getenv gave before are no longer good.
+ */
 void environment_clean(void);
 
 #endif
