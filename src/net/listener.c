@@ -55,15 +55,24 @@ static int accept_one(struct listener *listener)
 	switch (errno) {
 	case EAGAIN:
 		return 0;
-	case EMFILE:
-	case ENFILE:
-	case ENOBUFS:
-	case ENOMEM:
-		return -1;
-	default:
-		/* The client has gone, or its network has (accept(2), "Error handling"): the next
-		 * one. */
+	case EINTR:
+	case ECONNABORTED:
+	case EPERM: /* a firewall's word */
+	case EPROTO:
+	case ENOPROTOOPT:
+	case EOPNOTSUPP:
+	case ENETDOWN:
+	case ENETUNREACH:
+	case EHOSTDOWN:
+	case EHOSTUNREACH:
+	case ENONET:
+		/* The client has gone, or its network has (accept(2), "Error handling"): the next.
+		 */
 		return 1;
+	default:
+		/* No descriptors, no memory; or a socket that somebody broke, which must not spin.
+		 */
+		return -1;
 	}
 }
 
@@ -114,7 +123,9 @@ void server_stop_accepting(struct server *server, bool empty_queue)
 		server->listeners = listener->next;
 		/* Before close: epoll keeps a socket that another process still holds. */
 		event_del(&listener->event);
-		while (empty_queue && accept_one(listener) > 0)
+		/* Bounded: a queue is never longer, but a flood could refill it for ever. */
+		for (int i = 0; empty_queue && i < SERVER_QUEUE_MAX && accept_one(listener) > 0;
+		     i++)
 			;
 		close(listener->fd);
 		free(listener);

@@ -13,6 +13,7 @@
 #define SERVER_LINGER_MS    2000
 #define SERVER_ACCEPTS_TURN 64
 #define SERVER_PAUSE_MS	    100
+#define SERVER_QUEUE_MAX    65536 /* the largest backlog (listen(2)) */
 
 struct evbuffer;
 
