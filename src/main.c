@@ -27,7 +27,9 @@ static int usage_error(const struct error *err)
 	int code = cli_fail(err);
 
 	if (code == EXIT_USAGE)
-		fprintf(stderr, "Try 'echod --help'.\n");
+		fprintf(stderr,
+			"Usage: echod [options] [start | check | stop | restart | reload | status]\n"
+			"'echod --help' says more.\n");
 	return code;
 }
 
@@ -41,7 +43,7 @@ static int run(const struct options *options, int handover)
 		printf("echod %s\n", PACKAGE_VERSION);
 		return EXIT_DONE;
 	}
-	if (handover >= 0 && options->command == &command_start)
+	if (handover >= 0 && options->command == &command_start && supervisor_can_resume(handover))
 		return supervisor_resume(&options->launch, handover);
 	return options->command->run(options);
 }

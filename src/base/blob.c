@@ -48,12 +48,14 @@ void blob_writer_free(struct blob_writer *writer)
 
 static const void *take(struct blob_reader *reader, size_t len)
 {
-	const void *here = reader->data + reader->at;
+	const void *here;
 
 	if (reader->failed || reader->len - reader->at < len) {
 		reader->failed = true;
 		return NULL;
 	}
+	/* An empty blob may have no memory at all; its first byte has no address then. */
+	here = reader->data == NULL ? (const void *)"" : reader->data + reader->at;
 	reader->at += len;
 	return here;
 }

@@ -298,7 +298,6 @@ int logtarget_open(const struct log_settings *settings, struct error *err)
 	if (facility < 0)
 		return error_set(err, EXIT_CONFIG, "there is no syslog facility '%s'",
 				 settings->facility);
-	target.facility = facility;
 	if (strcmp(settings->target, "stderr") == 0) {
 		target_replace(STDERR_FILENO);
 		target.priority_prefix = stderr_is_journal();
@@ -319,6 +318,7 @@ int logtarget_open(const struct log_settings *settings, struct error *err)
 		snprintf(target.logger.sun_path, sizeof(target.logger.sun_path), "%s",
 			 settings->socket);
 		target_replace(-1);
+		target.facility = facility; /* the warning below has it already */
 		logger_connect();
 		log_set_output(&syslog_output);
 		if (target.fd < 0)
@@ -331,6 +331,20 @@ int logtarget_open(const struct log_settings *settings, struct error *err)
 				 "the log target '%s' is none of syslog, stderr, file:PATH",
 				 settings->target);
 	}
+	target.facility = facility;
+	return 0;
+}
+
+int logtarget_check(const struct log_settings *settings, struct error *err)
+{
+	int fd;
+
+	if (strncmp(settings->target, "file:", 5) != 0)
+		return 0;
+	fd = file_open(settings->target + 5, err);
+	if (fd < 0)
+		return -1;
+	close(fd);
 	return 0;
 }
 

@@ -24,6 +24,9 @@ struct log_settings {
  */
 int logtarget_open(const struct log_settings *settings, struct error *err);
 
+/* Whether such a target could be opened; a file is made if it is not there. Returns 0 or -1. */
+int logtarget_check(const struct log_settings *settings, struct error *err);
+
 /* The descriptor in use, so that it is not closed with the inherited ones; -1: none. */
 int logtarget_fd(void);
 

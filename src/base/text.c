@@ -65,6 +65,9 @@ static int parse_with_unit(const char *text, const struct unit *units, int64_t b
 			return -1;
 		factor = units->factor;
 	}
+	/* A part of the smallest unit would be lost, and 0 means "never" in many places. */
+	if (thousandths * factor % 1000 != 0)
+		return -1;
 	if (whole > INT64_MAX / factor - 1)
 		return -1;
 	*value = whole * factor + thousandths * factor / 1000;
@@ -108,7 +111,7 @@ size_t text_escape(char *out, size_t cap, const char *text, size_t len)
 
 	for (size_t i = 0; i < len; i++) {
 		unsigned char c = (unsigned char)text[i];
-		bool plain = c >= 0x20 && c != 0x7f && c != '\\';
+		bool plain = c >= 0x20 && c != 0x7f;
 
 		if (used + (plain ? 1 : 4) + 1 > cap)
 			break;

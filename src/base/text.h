@@ -25,7 +25,7 @@ void text_format_time(char *out, size_t cap, int64_t ms);
 void text_format_size(char *out, size_t cap, int64_t bytes);
 
 /*
- * Copy `len` bytes into `out` with every control byte and backslash written as \xHH, so that
+ * Copy `len` bytes into `out` with every control byte written as \xHH, so that
  * nothing that a client or a program sent can forge or corrupt a line of the log. Cuts what does
  * not fit into `cap`, never in the middle of an escape. Returns the length without the NUL.
  */

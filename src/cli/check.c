@@ -23,6 +23,8 @@ static int run(const struct options *options)
 		return EXIT_FAILED;
 	}
 	code = cli_load(options, &source, &conf);
+	if (code == EXIT_DONE && options->accept_handover != 0)
+		printf("echod: %s\n", HANDOVER_ACCEPTED);
 	if (code == EXIT_DONE && !options->quiet) {
 		if (conf_source_path(source) != NULL)
 			printf("echod: the configuration %s is correct\n",

@@ -4,9 +4,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/text.h"
+
+/* What the user typed, or a file holds, must not steer the terminal. */
+static void complain(const char *text)
+{
+	char line[4 * ERROR_TEXT_MAX];
+
+	text_escape(line, sizeof(line), text, strlen(text));
+	fprintf(stderr, "echod: %s\n", line);
+}
+
 int cli_fail(const struct error *err)
 {
-	fprintf(stderr, "echod: %s\n", err->text);
+	complain(err->text);
 	return err->code;
 }
 
@@ -26,8 +37,8 @@ int cli_load(const struct options *options, struct conf_source **source, struct 
 
 	load(options, source, conf, &errors);
 	for (size_t i = 0; i < errors.count; i++)
-		fprintf(stderr, "echod: %s\n", errors.lines[i]);
-	if (errors.count > 0 || *conf == NULL) {
+		complain(errors.lines[i]);
+	if (errors.count > 0 || errors.unreadable || *conf == NULL) {
 		code = errors.unreadable ? EXIT_PERMISSION : EXIT_CONFIG;
 		conf_source_free(*source);
 		conf_free(*conf);
@@ -38,7 +49,24 @@ int cli_load(const struct options *options, struct conf_source **source, struct 
 	return code;
 }
 
-/* A file that cannot be read, or not understood, must not keep anybody from stopping the daemon. */
+static bool names_pidfile(const struct options *options)
+{
+	for (size_t i = 0; i < options->launch.overrides.setting_count; i++)
+		if (strcmp(options->settings[i].key, "pidfile") == 0)
+			return true;
+	return false;
+}
+
+/*
+ * A file with mistakes must not keep anybody from stopping the daemon. But when the user names a
+ * file, and it does not tell which daemon is meant, then the one with the default pidfile is
+ * somebody else.
+ */
+static bool tells_pidfile(const struct options *options, const struct conf_errors *errors)
+{
+	return !errors->not_understood || !options->config_named || names_pidfile(options);
+}
+
 static struct conf *load_for_pidfile(const struct options *options, struct error *err)
 {
 	struct conf_errors errors = {0};
@@ -52,17 +80,16 @@ static struct conf *load_for_pidfile(const struct options *options, struct error
 		conf = source == NULL ? NULL
 				      : conf_parse(source, &options->launch.overrides, &errors);
 	}
-	if (conf == NULL || conf->pidfile == NULL)
+	if (conf == NULL || conf->pidfile == NULL || !tells_pidfile(options, &errors)) {
 		error_set(err, EXIT_CONFIG, "%s", errors.count > 0 ? errors.lines[0] : "no memory");
-	else if (errors.count > 0)
-		fprintf(stderr, "echod: %s\nechod: going on with the pidfile %s\n", errors.lines[0],
-			conf->pidfile);
-	conf_source_free(source);
-	conf_errors_free(&errors);
-	if (conf != NULL && conf->pidfile == NULL) {
 		conf_free(conf);
 		conf = NULL;
+	} else if (errors.count > 0) {
+		complain(errors.lines[0]);
+		fprintf(stderr, "echod: going on with the pidfile %s\n", conf->pidfile);
 	}
+	conf_source_free(source);
+	conf_errors_free(&errors);
 	return conf;
 }
 

@@ -16,6 +16,7 @@ struct options {
 	struct launch launch;
 	bool json;
 	bool quiet;
+	bool config_named; /* -f was given */
 	bool help;
 	bool version;
 	bool defaults;	     /* check --defaults */

@@ -10,19 +10,30 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/io.h"
 
 #define REPLY_MAX (1024 * 1024) /* bytes */
+#define RETRY_MS  20
 
-int client_connect(const char *path, pid_t pid, struct error *err)
+/* A full queue answers EAGAIN at once (unix(7)): then it is tried again until the time is over. */
+static int connect_until(int fd, const struct sockaddr_un *address, int64_t until)
+{
+	while (connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0) {
+		if (errno != EAGAIN || clock_ms() >= until)
+			return -1;
+		poll(NULL, 0, RETRY_MS);
+	}
+	return 0;
+}
+
+int client_connect(const char *path, pid_t pid, int64_t ms, struct error *err)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+	if (fd < 0 || connect_until(fd, &address, clock_ms() + ms) < 0) {
 		error_errno(err, "cannot reach the control socket %s", path);
 	} else if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || peer.pid != pid) {
 		error_set(err, EXIT_FAILED, "the control socket %s is not that of process %d", path,
@@ -58,7 +69,7 @@ static char *read_line(int fd, int64_t ms, struct error *err)
 		if (n <= 0)
 			continue;
 		got = read(fd, line + len, REPLY_MAX - len);
-		if (got < 0 && errno == EINTR)
+		if (got < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (got <= 0)
 			break;
@@ -97,7 +108,8 @@ json_t *client_ask(int fd, const char *verb, int64_t ms, struct error *err)
 	json_t *reply = NULL;
 
 	snprintf(request, sizeof(request), "{\"verb\":\"%s\"}\n", verb);
-	if (io_write_all(fd, request, strlen(request)) < 0)
+	/* So few bytes always fit into a fresh socket. */
+	if (send(fd, request, strlen(request), MSG_NOSIGNAL) < 0)
 		error_errno(err, "cannot ask the daemon");
 	else
 		line = read_line(fd, ms, err);

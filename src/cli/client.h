@@ -9,10 +9,10 @@
 #include "base/error.h"
 
 /*
- * Connect to the control socket of the daemon `pid`, which must be the one that listens there.
- * Returns the socket, or -1.
+ * Connect to the control socket of the daemon `pid`, which must be the one that listens there,
+ * within `ms` milliseconds. Returns the socket, or -1.
  */
-int client_connect(const char *path, pid_t pid, struct error *err);
+int client_connect(const char *path, pid_t pid, int64_t ms, struct error *err);
 
 /*
  * Ask {"verb":verb} and wait for the reply, at most `ms` milliseconds. Returns the reply's object

@@ -117,6 +117,7 @@ static const char *last_arg(const struct launch *launch)
 
 static int set_config(struct options *options, const char *value, struct error *err)
 {
+	options->config_named = true;
 	free(options->launch.config);
 	options->launch.config = io_absolute(value, err);
 	if (options->launch.config == NULL)

@@ -2,6 +2,7 @@
  * does not. */
 #include <signal.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/client.h"
@@ -15,15 +16,17 @@ static json_t *restart(const struct options *options, const struct target *targe
 	int64_t patience = options->timeout_ms >= 0 ? options->timeout_ms
 						    : 2 * target->conf->start_timeout + GRACE_MS;
 	/* Connected first: without a way to learn the outcome, nothing is begun. */
-	int fd = client_connect(target->conf->control, target->holder.pid, err);
+	int fd = client_connect(target->conf->control, target->holder.pid, patience, err);
 
 	if (fd < 0)
 		return NULL;
 	/*
 	 * Signalled before asking: so the daemon knows, when it is asked, which restart is meant.
 	 */
-	if (pidfile_signal(&target->holder, SIGHUP, err) < 0)
+	if (pidfile_signal(&target->holder, SIGHUP, err) < 0) {
+		close(fd);
 		return NULL;
+	}
 	return client_ask(fd, "await-restart", patience, err);
 }
 

@@ -25,13 +25,12 @@ static void print_services(const json_t *services)
 	size_t i, k;
 	json_t *service, *address;
 
-	json_array_foreach(services, i, service)
-	{
+	json_array_foreach (services, i, service) {
 		const json_t *addresses = json_object_get(service, "addresses");
 
 		printf("  service %-10s %s, %lld workers, on", text_of(service, "name"),
 		       text_of(service, "protocol"), number_of(service, "workers"));
-		json_array_foreach(addresses, k, address)
+		json_array_foreach (addresses, k, address)
 			printf("%s %s", k > 0 ? "," : "", json_string_value(address));
 		printf("\n");
 	}
@@ -70,7 +69,7 @@ static int say_absent(const struct options *options, enum status_code code, cons
 		json_dumpf(reply, stdout, JSON_COMPACT);
 		printf("\n");
 		json_decref(reply);
-	} else {
+	} else if (!options->quiet) {
 		printf("echod: %s\n", text);
 	}
 	return code;
@@ -79,8 +78,13 @@ static int say_absent(const struct options *options, enum status_code code, cons
 static int say_running(const struct options *options, const struct target *target)
 {
 	struct error err = {0};
-	int fd = client_connect(target->conf->control, target->holder.pid, &err);
-	json_t *reply = fd < 0 ? NULL : client_ask(fd, "status", ANSWER_MS, &err);
+	int fd;
+	json_t *reply;
+
+	if (options->quiet && !options->json)
+		return STATUS_RUNS;
+	fd = client_connect(target->conf->control, target->holder.pid, ANSWER_MS, &err);
+	reply = fd < 0 ? NULL : client_ask(fd, "status", ANSWER_MS, &err);
 
 	if (reply == NULL) {
 		/* The lock alone proves that it runs. */
@@ -118,7 +122,8 @@ static int run(const struct options *options)
 			 target.conf->pidfile);
 		code = say_absent(options, STATUS_DEAD_PIDFILE, text);
 	} else {
-		code = say_absent(options, STATUS_STOPPED, "not running");
+		snprintf(text, sizeof(text), "not running (no pidfile %s)", target.conf->pidfile);
+		code = say_absent(options, STATUS_STOPPED, text);
 	}
 	target_free(&target);
 	return code;

@@ -119,7 +119,7 @@ static void set_key(const struct pass *pass, const config_setting_t *setting,
 	} else if (key->type == KEY_TIME && type == CONFIG_TYPE_FLOAT) {
 		char text[64];
 
-		snprintf(text, sizeof(text), "%.3f", config_setting_get_float(setting));
+		snprintf(text, sizeof(text), "%.12g", config_setting_get_float(setting));
 		result = conf_key_set_text(key, base, text, &err);
 	} else if (key->type == KEY_BOOLEAN && type == CONFIG_TYPE_BOOL) {
 		result = conf_key_set_text(
@@ -242,6 +242,7 @@ static void read_text(struct pass *pass)
 		conf_source_where(pass->source, (unsigned)config_error_line(&tree), where,
 				  sizeof(where));
 		conf_errors_add(pass->errors, where, "%s", config_error_text(&tree));
+		pass->errors->not_understood = true;
 	}
 	config_destroy(&tree);
 }
@@ -397,8 +398,15 @@ static void check_services(struct pass *pass)
 static void check_log(struct pass *pass, bool foreground)
 {
 	const char *path = conf_source_path(pass->source);
+	const char *target = pass->conf->log.target;
 
-	if (strcmp(pass->conf->log.target, "stderr") == 0 && !foreground)
+	/* Opened and closed again as a log, the pidfile would lose its lock. */
+	if (pass->conf->pidfile != NULL && strncmp(target, "file:", 5) == 0 &&
+	    strcmp(target + 5, pass->conf->pidfile) == 0)
+		conf_errors_add(pass->errors, path != NULL ? path : "command line",
+				"log.target is the pidfile: name another file");
+
+	if (strcmp(target, "stderr") == 0 && !foreground)
 		conf_errors_add(
 			pass->errors, path != NULL ? path : "command line",
 			"log.target \"stderr\" needs the foreground (-F): a daemon has no stderr");

@@ -68,7 +68,8 @@ struct conf {
 struct conf_errors {
 	char **lines;
 	size_t count;
-	bool unreadable; /* a file could not be read for want of permission */
+	bool not_understood; /* no setting of the file could be read */
+	bool unreadable;     /* a file could not be read for want of permission */
 };
 
 void conf_errors_add(struct conf_errors *errors, const char *where, const char *format, ...)

@@ -218,6 +218,19 @@ static int check_user(const char *value, struct error *err)
 	return 0;
 }
 
+static int check_group(const char *value, struct error *err)
+{
+	const struct group *group = getgrnam(value);
+
+	if (group == NULL)
+		return error_set(err, EXIT_CONFIG, "there is no group '%s'", value);
+	if (group->gr_gid == 0)
+		return error_set(err, EXIT_CONFIG,
+				 "workers must not run in root's group: another group than '%s'",
+				 value);
+	return 0;
+}
+
 static int check_target(const char *value, struct error *err)
 {
 	if (strcmp(value, "syslog") == 0 || strcmp(value, "stderr") == 0)
@@ -244,8 +257,8 @@ static int check_text(const struct conf_key *key, const char *value, struct erro
 		return check_choice(key, value, err);
 	if (key->type == KEY_USER)
 		return check_user(value, err);
-	if (key->type == KEY_GROUP && getgrnam(value) == NULL)
-		return error_set(err, EXIT_CONFIG, "there is no group '%s'", value);
+	if (key->type == KEY_GROUP)
+		return check_group(value, err);
 	if (key->type == KEY_TARGET)
 		return check_target(value, err);
 	return 0;
@@ -284,11 +297,18 @@ static int set_listen_list(struct conf_service *service, const char *value, stru
 {
 	char *copy = strdup(value), *rest = copy, *one;
 	int result = copy == NULL ? error_errno(err, "listen") : 0;
+	struct conf_service list = {0};
 
-	conf_listen_clear(service);
 	while (result == 0 && (one = strsep(&rest, ",")) != NULL)
-		result = conf_listen_add(service, one, err);
+		result = conf_listen_add(&list, one, err);
 	free(copy);
+	if (result < 0) {
+		conf_listen_clear(&list);
+		return -1;
+	}
+	conf_listen_clear(service);
+	service->listen = list.listen;
+	service->listen_count = list.listen_count;
 	return result;
 }
 

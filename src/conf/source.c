@@ -117,9 +117,10 @@ static const char *scan_number(const char *p, const char *where, struct conf_err
 	snprintf(number, sizeof(number), "%.*s", (int)len, start);
 	errno = 0;
 	value = strtoll(number, &end, hex ? 16 : 10);
-	if (errno == ERANGE || len >= sizeof(number) ||
-	    (*end != 'L' && hex && value > UINT32_MAX) ||
-	    (*end != 'L' && !hex && (value > INT32_MAX || value < INT32_MIN)))
+	if (errno == ERANGE && value != 0)
+		conf_errors_add(errors, where, "the number %s does not fit into 64 bits", number);
+	else if (len >= sizeof(number) || (*end != 'L' && hex && value > INT32_MAX) ||
+		 (*end != 'L' && !hex && (value > INT32_MAX || value < INT32_MIN)))
 		conf_errors_add(
 			errors, where,
 			"the number %s does not fit into 32 bits: write it with an L behind it, or "
@@ -162,6 +163,7 @@ static void scan_line(const char *p, const char *end, enum state *state, const c
 				p++;
 			}
 		} else if (isdigit((unsigned char)*p) ||
+			   (*p == '.' && isdigit((unsigned char)p[1])) ||
 			   ((*p == '-' || *p == '+') && isdigit((unsigned char)p[1]))) {
 			p = scan_number(p, where, errors);
 		} else {
@@ -171,7 +173,8 @@ static void scan_line(const char *p, const char *end, enum state *state, const c
 }
 
 /* The path of a line that is @include "path", in fresh memory; NULL for any other line. */
-static char *include_path(const char *line, const char *end, const char *including)
+static char *include_path(const char *line, const char *end, const char *including,
+			  const char **rest)
 {
 	const char *slash = strrchr(including, '/'), *open, *close;
 	char *path;
@@ -184,6 +187,7 @@ static char *include_path(const char *line, const char *end, const char *includi
 	close = open == NULL ? NULL : memchr(open + 1, '"', (size_t)(end - open - 1));
 	if (close == NULL)
 		return NULL;
+	*rest = close + 1;
 	if (open[1] == '/')
 		return strndup(open + 1, (size_t)(close - open - 1));
 	if (asprintf(&path, "%.*s/%.*s", (int)(slash - including), including,
@@ -275,16 +279,22 @@ static int add_text(struct conf_source *source, const char *text, uint32_t file,
 		struct origin origin = {file, ++number};
 		char where[4096];
 		char *include = NULL;
+		const char *rest = end;
 
 		snprintf(where, sizeof(where), "%s:%u", source->files[file], number);
 		if (*state == NORMAL)
-			include = include_path(text, end, source->files[file]);
+			include = include_path(text, end, source->files[file], &rest);
 		if (include != NULL) {
 			int result = add_file(source, include, where, depth + 1, state, errors);
 
 			free(include);
 			if (result < 0)
 				return -1;
+			while (rest < end && isspace((unsigned char)*rest))
+				rest++;
+			if (rest < end && *rest != '#' && strncmp(rest, "//", 2) != 0)
+				conf_errors_add(errors, where,
+						"nothing may follow an include on its line");
 		} else {
 			scan_line(text, end, state, where, errors);
 			if (add_line(source, text, (size_t)(end - text), origin) < 0)
@@ -338,6 +348,7 @@ struct conf_source *conf_source_load(const char *path, struct conf_errors *error
 		return source;
 	}
 	conf_source_free(source);
+	errors->not_understood = true;
 	return NULL;
 }
 

@@ -9,14 +9,24 @@
 #include <errno.h>
 #include <event2/buffer.h>
 #include <inttypes.h>
+#include <linux/sockios.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/addr.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "net/server_private.h"
+
+/*
+ * So many bytes of replies surely left at once: they fit into every client's window and into the
+ * initial congestion window (RFC 6928). More may wait in the kernel when the connection closes.
+ */
+#define SAFE_REPLY 1024
+
+#define DRAIN_READS_TURN 64
 
 #define HELD_MIN 512 /* bytes; doubled as a line grows */
 
@@ -52,7 +62,8 @@ static void log_end(const struct conn *conn, const char *reason, enum log_level 
 void conn_close(struct conn *conn, const char *reason, _Atomic uint64_t *counter)
 {
 	struct server *server = conn->server;
-	enum log_level level = counter == NULL ? LOG_LEVEL_INFO : LOG_LEVEL_NOTICE;
+	enum log_level level =
+		counter == NULL && !conn->too_long ? LOG_LEVEL_INFO : LOG_LEVEL_NOTICE;
 
 	if (counter != NULL)
 		counter_add(counter, 1);
@@ -80,6 +91,31 @@ static void close_on_error(struct conn *conn, int error)
 	conn_close(conn, strerror(error), NULL);
 }
 
+/* How many bytes the kernel holds that the client has not acknowledged (tcp(7), SIOCOUTQ). */
+static int unacknowledged(const struct conn *conn)
+{
+	int bytes = 0;
+
+	return ioctl(conn_fd(conn), SIOCOUTQ, &bytes) < 0 ? 0 : bytes;
+}
+
+/*
+ * The kernel reports a socket writable only when a third of its buffer is free: a slow client may
+ * have taken much meanwhile. Only one that took nothing is at its end.
+ */
+static bool takes_something(struct conn *conn)
+{
+	int left = unacknowledged(conn);
+	bool progress = left < conn->unacknowledged;
+
+	if (progress) {
+		conn->unacknowledged = left;
+		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_WRITE,
+			      clock_coarse_ms());
+	}
+	return progress;
+}
+
 void conn_expired(struct timeout_entry *entry)
 {
 	struct conn *conn = conn_of_timeout(entry);
@@ -91,6 +127,8 @@ void conn_expired(struct timeout_entry *entry)
 		conn_close(conn, "idle_timeout", NULL);
 		break;
 	case TIMEOUT_WRITE:
+		if (takes_something(conn))
+			break;
 		conn_close(conn, "write_timeout: the client does not read",
 			   &counters->write_timeouts);
 		break;
@@ -116,7 +154,7 @@ static bool watch(struct conn *conn, short what)
 	}
 	if (event_pending(&conn->event, what, NULL) || event_add(&conn->event, NULL) == 0)
 		return true;
-	conn_close(conn, "no memory to watch it", &conn->server->counters->resets);
+	conn_close(conn, "no memory to watch it", &conn->server->counters->no_memory);
 	return false;
 }
 
@@ -153,17 +191,26 @@ static void finish(struct conn *conn)
 	conn_close(conn, conn->end_reason, NULL);
 }
 
+static void release_held(struct conn *conn)
+{
+	free(conn->held);
+	conn->held = NULL;
+	conn->held_len = 0;
+	conn->held_cap = 0;
+}
+
 static void begin_end(struct conn *conn, const char *reason)
 {
 	conn->end_reason = reason;
 	conn->state = CONN_CLOSING;
-	free(conn->held);
-	conn->held = NULL;
-	conn->held_len = 0;
-	if (pending_len(conn) == 0)
+	release_held(conn);
+	if (pending_len(conn) == 0) {
 		finish(conn);
-	else
-		watch_as_pending(conn);
+		return;
+	}
+	/* Until it is out, the client has time to send more. */
+	conn->linger = true;
+	watch_as_pending(conn);
 }
 
 /* What the kernel does not take now waits. Returns false when the connection was closed. */
@@ -171,12 +218,13 @@ static bool keep_pending(struct conn *conn, const unsigned char *data, size_t le
 {
 	if (conn->pending == NULL) {
 		conn->pending = evbuffer_new();
+		conn->unacknowledged = unacknowledged(conn);
 		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_WRITE,
 			      clock_coarse_ms());
 	}
 	if (conn->pending != NULL && evbuffer_add(conn->pending, data, len) == 0)
 		return true;
-	conn_close(conn, "no memory for its reply", &conn->server->counters->resets);
+	conn_close(conn, "no memory for its reply", &conn->server->counters->no_memory);
 	return false;
 }
 
@@ -219,6 +267,7 @@ static bool flush(struct conn *conn)
 	conn->bytes_out += (uint64_t)sent;
 	counter_add(&conn->server->counters->bytes_out, (uint64_t)sent);
 	if (evbuffer_get_length(conn->pending) > 0) {
+		conn->unacknowledged = unacknowledged(conn);
 		timeouts_touch(&conn->server->timeouts, &conn->timeout, clock_coarse_ms());
 		return watch_as_pending(conn);
 	}
@@ -236,12 +285,20 @@ static bool flush(struct conn *conn)
 
 /* ---- Reading -------------------------------------------------------------------------------- */
 
-/* Room for the next recv: the common buffer, or behind what is held. NULL without memory. */
+/*
+ * Room for the next recv. The beginning of a line that is held goes back into the common buffer, so
+ * that one recv can bring many lines behind it; only a long one grows where it is. NULL without
+ * memory.
+ */
 static unsigned char *room(struct conn *conn, size_t *len)
 {
-	if (conn->held == NULL) {
-		*len = SERVER_BUFFER;
-		return conn->server->buffer;
+	unsigned char *buffer = conn->server->buffer;
+
+	if (conn->held_len <= SERVER_BUFFER / 2) {
+		if (conn->held_len > 0)
+			memcpy(buffer, conn->held, conn->held_len);
+		*len = SERVER_BUFFER - conn->held_len;
+		return buffer + conn->held_len;
 	}
 	if (conn->held_len == conn->held_cap) {
 		unsigned char *larger = realloc(conn->held, conn->held_cap * 2);
@@ -258,24 +315,29 @@ static unsigned char *room(struct conn *conn, size_t *len)
 /* Keep the beginning of a line for later. Returns false when the connection was closed. */
 static bool hold(struct conn *conn, const unsigned char *rest, size_t len)
 {
-	if (conn->held != NULL && len > 0) {
-		memmove(conn->held, rest, len);
-	} else if (len > 0) {
+	if (len == 0) {
+		if (conn->held != NULL)
+			release_held(conn);
+		return true;
+	}
+	if (len > conn->held_cap) {
+		/* `rest` lies in the common buffer: what is held has never more than it has room
+		 * for. */
 		size_t cap = HELD_MIN;
+		unsigned char *larger;
 
 		while (cap < len + HELD_MIN / 2)
 			cap *= 2;
-		conn->held = malloc(cap);
-		if (conn->held == NULL) {
-			conn_close(conn, "no memory for its line", &conn->server->counters->resets);
+		larger = realloc(conn->held, cap);
+		if (larger == NULL) {
+			conn_close(conn, "no memory for its line",
+				   &conn->server->counters->no_memory);
 			return false;
 		}
+		conn->held = larger;
 		conn->held_cap = cap;
-		memcpy(conn->held, rest, len);
-	} else if (conn->held != NULL) {
-		free(conn->held);
-		conn->held = NULL;
 	}
+	memmove(conn->held, rest, len);
 	conn->held_len = len;
 	return true;
 }
@@ -299,12 +361,12 @@ static bool answer(struct conn *conn, const unsigned char *data, size_t len, siz
 		return false;
 	if (verdict.next == PROTO_MORE)
 		return hold(conn, data + verdict.reply, len - verdict.reply);
-	conn->linger = full || verdict.reply < len;
+	conn->linger = full || verdict.reply < len || conn->bytes_out > SAFE_REPLY;
 	if (verdict.next == PROTO_TOO_LONG) {
 		counter_add(&server->counters->too_long, 1);
-		log_end(conn, "a line is longer than max_line", LOG_LEVEL_NOTICE);
+		conn->too_long = true;
 	}
-	begin_end(conn, verdict.next == PROTO_TOO_LONG ? "a line was too long"
+	begin_end(conn, verdict.next == PROTO_TOO_LONG ? "a line is longer than max_line"
 			: conn->shut		       ? "the client closed"
 						       : "all was answered");
 	return false;
@@ -326,7 +388,7 @@ static enum received receive(struct conn *conn)
 	ssize_t n;
 
 	if (into == NULL) {
-		conn_close(conn, "no memory for its line", &server->counters->resets);
+		conn_close(conn, "no memory for its line", &server->counters->no_memory);
 		return RECEIVED_ENDED;
 	}
 	if (space > pending_room)
@@ -345,8 +407,7 @@ static enum received receive(struct conn *conn)
 	conn->shut = n == 0;
 	conn->bytes_in += (uint64_t)n;
 	counter_add(&server->counters->bytes_in, (uint64_t)n);
-	if (!answer(conn, conn->held != NULL ? conn->held : into, before + (size_t)n, (size_t)n,
-		    (size_t)n == space))
+	if (!answer(conn, into - before, before + (size_t)n, (size_t)n, (size_t)n == space))
 		return RECEIVED_ENDED;
 	return RECEIVED_DATA;
 }
@@ -373,7 +434,8 @@ void conn_drain(struct conn *conn)
 {
 	enum received received = RECEIVED_DATA;
 
-	while (received == RECEIVED_DATA && may_read(conn))
+	/* Bounded: a client that writes faster than we read must not hold up the others. */
+	for (int i = 0; i < DRAIN_READS_TURN && received == RECEIVED_DATA && may_read(conn); i++)
 		received = receive(conn);
 	if (received == RECEIVED_ENDED)
 		return;

@@ -23,15 +23,23 @@
 	X(idle_timeouts, "connections ended by idle_timeout")                                      \
 	X(write_timeouts, "connections ended by write_timeout")                                    \
 	X(resets, "connections ended by an error of the client's side")                            \
+	X(no_memory, "connections ended for want of memory")                                       \
 	X(cut_off, "connections ended by a stop or a retirement that ran out of time")             \
 	X(accept_pauses, "pauses for want of descriptors or memory")                               \
 	X(log_dropped, "log records that the supervisor was too slow to take")
+
+/*
+ * The size of the page never changes with the list, so that the next version can read this one's.
+ */
+#define COUNTERS_SIZE 4096
 
 struct counters {
 #define COUNTERS_FIELD(name, text) _Atomic uint64_t name;
 	COUNTERS(COUNTERS_FIELD)
 #undef COUNTERS_FIELD
 };
+
+_Static_assert(sizeof(struct counters) <= COUNTERS_SIZE, "the counters fit into their page");
 
 /* The same as plain numbers. */
 struct counters_total {

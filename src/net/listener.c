@@ -37,7 +37,10 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	for (struct listener *l = server->listeners; l != NULL; l = l->next)
-		event_add(&l->event, NULL);
+		if (event_add(&l->event, NULL) < 0) {
+			pause_accepting(server, ENOMEM);
+			return;
+		}
 }
 
 /* Returns 1 after a connection, 0 when the queue is empty, -1 when accepting has to pause. */
@@ -120,13 +123,14 @@ void server_stop_accepting(struct server *server, bool empty_queue)
 	if (server->resume != NULL)
 		evtimer_del(server->resume);
 	while ((listener = server->listeners) != NULL) {
-		server->listeners = listener->next;
 		/* Before close: epoll keeps a socket that another process still holds. */
 		event_del(&listener->event);
 		/* Bounded: a queue is never longer, but a flood could refill it for ever. */
 		for (int i = 0; empty_queue && i < SERVER_QUEUE_MAX && accept_one(listener) > 0;
 		     i++)
 			;
+		/* Only now: an empty list and no connection would mean that all is done. */
+		server->listeners = listener->next;
 		close(listener->fd);
 		free(listener);
 	}

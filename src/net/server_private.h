@@ -57,10 +57,12 @@ struct conn {
 	uint64_t bytes_in;
 	uint64_t bytes_out;
 	int64_t accepted_at;
+	int unacknowledged;	/* by the client, when it last took something of what is pending */
 	const char *end_reason; /* once it is closing */
 	enum conn_state state;
-	bool linger; /* closing at once could destroy the reply */
-	bool shut;   /* the client has sent its FIN */
+	bool too_long; /* its end is a notice */
+	bool linger;   /* closing at once could destroy the reply */
+	bool shut;     /* the client has sent its FIN */
 	union {
 		struct sockaddr any;
 		struct sockaddr_in in;

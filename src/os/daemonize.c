@@ -16,6 +16,17 @@
 #include "os/environment.h"
 #include "os/fds.h"
 
+/* Rule 8, its timers: an alarm that the launcher armed would end the launching command as well. */
+static void reset_timers(void)
+{
+	struct itimerval never = {{0, 0}, {0, 0}};
+
+	alarm(0);
+	setitimer(ITIMER_REAL, &never, NULL);
+	setitimer(ITIMER_VIRTUAL, &never, NULL);
+	setitimer(ITIMER_PROF, &never, NULL);
+}
+
 /* The launcher's half: wait for the report, which says more than any exit code could. */
 static void await_report(int fd, pid_t child, struct error *outcome)
 {
@@ -36,6 +47,7 @@ enum daemonize_role daemonize(int *report_fd, struct error *outcome)
 	int pipe_fds[2];
 	pid_t pid;
 
+	reset_timers();
 	if (pipe2(pipe_fds, O_CLOEXEC) < 0) {
 		error_errno(outcome, "cannot make a pipe");
 		return DAEMONIZE_FAILED;
@@ -91,7 +103,6 @@ void daemon_report(int *report_fd, const struct error *outcome)
 static void reset_signals(void)
 {
 	struct sigaction by_default = {.sa_handler = SIG_DFL};
-	struct itimerval never = {{0, 0}, {0, 0}};
 	sigset_t all;
 
 	/* Rule 8. The launcher may have ignored (nohup), blocked or armed (alarm) anything. */
@@ -100,10 +111,7 @@ static void reset_signals(void)
 	for (int sig = 1; sig <= SIGRTMAX; sig++)
 		sigaction(sig, &by_default,
 			  NULL); /* EINVAL for SIGKILL, SIGSTOP and the C library's own */
-	alarm(0);
-	setitimer(ITIMER_REAL, &never, NULL);
-	setitimer(ITIMER_VIRTUAL, &never, NULL);
-	setitimer(ITIMER_PROF, &never, NULL);
+	reset_timers();
 }
 
 int daemon_reset(const struct daemon_reset_options *options, struct error *err)

@@ -27,6 +27,17 @@ static int listen_error(const struct address *address, struct error *err)
 	return error_errno(err, "cannot listen on %s", text);
 }
 
+/* IPv6 may be compiled out, or switched off: then not even :: or ::1 can be bound. */
+static bool lacks_family(const struct address *address, int error)
+{
+	const struct in6_addr *in6 = &((const struct sockaddr_in6 *)&address->storage)->sin6_addr;
+
+	if (address->storage.ss_family != AF_INET6)
+		return false;
+	return error == EAFNOSUPPORT || (error == EADDRNOTAVAIL && (IN6_IS_ADDR_UNSPECIFIED(in6) ||
+								    IN6_IS_ADDR_LOOPBACK(in6)));
+}
+
 /* Returns the bound socket or -1 with errno. */
 static int bound_socket(const struct address *address, bool reuse_port)
 {
@@ -61,7 +72,7 @@ int listen_probe(const struct address *address, int64_t retry_ms, struct error *
 			close(fd);
 			return 0;
 		}
-		if (errno == EAFNOSUPPORT)
+		if (lacks_family(address, errno))
 			return 0; /* listen_open says so, and its caller knows whether it matters */
 		if (errno != EADDRINUSE || clock_ms() >= until)
 			return listen_error(address, err);
@@ -75,9 +86,16 @@ int listen_open(const struct address *address, bool *unsupported, struct error *
 {
 	int fd = bound_socket(address, true);
 
-	/* IPv6 may be compiled out (EAFNOSUPPORT) or switched off (EADDRNOTAVAIL for ::). */
-	*unsupported = fd < 0 && address->storage.ss_family == AF_INET6 &&
-		       (errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL);
+	*unsupported = fd < 0 && lacks_family(address, errno);
+	/*
+	 * Until it listens, another daemon's probe, which has SO_REUSEADDR, would not see it
+	 * (socket(7)): so it is taken back here, and set again by listen_start.
+	 */
+	if (fd >= 0 && set_flag(fd, SOL_SOCKET, SO_REUSEADDR, 0) < 0) {
+		error_errno(err, "cannot set SO_REUSEADDR");
+		close(fd);
+		return -1;
+	}
 	return fd >= 0 ? fd : listen_error(address, err);
 }
 
@@ -102,7 +120,7 @@ int listen_start(int fd, const struct listen_options *options, struct error *err
 {
 	struct address self = {.len = sizeof(self.storage)};
 
-	if (listen(fd, options->backlog) == 0)
+	if (set_flag(fd, SOL_SOCKET, SO_REUSEADDR, 1) == 0 && listen(fd, options->backlog) == 0)
 		return 0;
 	if (getsockname(fd, (struct sockaddr *)&self.storage, &self.len) < 0)
 		return error_errno(err, "cannot listen");

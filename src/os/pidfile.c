@@ -83,7 +83,7 @@ static bool still_there(int fd, const char *path, struct stat *st)
 	struct stat now;
 
 	return fstat(fd, st) == 0 && lstat(path, &now) == 0 && st->st_dev == now.st_dev &&
-	       st->st_ino == now.st_ino;
+	       st->st_ino == now.st_ino && st->st_nlink == 1;
 }
 
 static int check_kind(int fd, const char *path, struct error *err)
@@ -103,7 +103,8 @@ static int check_kind(int fd, const char *path, struct error *err)
 	return 0;
 }
 
-static int write_pid(int fd, const char *path, struct error *err)
+/* `written` tells whether the file was touched. */
+static int write_pid(int fd, const char *path, bool *written, struct error *err)
 {
 	char text[32], old[32] = "";
 	int len = snprintf(text, sizeof(text), "%d\n", (int)getpid());
@@ -111,10 +112,18 @@ static int write_pid(int fd, const char *path, struct error *err)
 
 	if (had > 0) {
 		old[strcspn(old, "\n")] = '\0';
+		/* A slip of the finger such as -P /etc/hosts must not cost that file. */
+		if (old[0] == '\0' || old[strspn(old, "0123456789")] != '\0')
+			return error_set(
+				err, EXIT_FAILED,
+				"the pidfile %s holds something else than a pid: name another "
+				"file, or remove it",
+				path);
 		log_notice(
 			"the pidfile %s was left behind by process %s, which no longer runs: taken over",
 			path, old);
 	}
+	*written = true;
 	/* First the new text, then the end of the old: a reader never sees an empty file. */
 	if (pwrite(fd, text, (size_t)len, 0) != len || ftruncate(fd, len) < 0 ||
 	    fchmod(fd, 0644) < 0)
@@ -136,13 +145,16 @@ static int lock_attempt(struct pidfile *pidfile, const char *path, struct error 
 	}
 	locked = try_lock(fd, path, err);
 	if (locked == 1 && still_there(fd, path, &st)) {
-		if (write_pid(fd, path, err) == 0) {
+		bool written = false;
+
+		if (write_pid(fd, path, &written, err) == 0) {
 			*pidfile = (struct pidfile){strdup(path), fd, st.st_dev, st.st_ino};
 			if (pidfile->path != NULL)
 				return 1;
 			error_errno(err, "cannot keep the pidfile's path");
 		}
-		unlink(path); /* ours and useless: the disk is full, say */
+		if (written)
+			unlink(path); /* ours and useless: the disk is full, say */
 		locked = -1;
 	} else if (locked == 1) {
 		locked = 0;
@@ -163,16 +175,20 @@ int pidfile_lock(struct pidfile *pidfile, const char *path, struct error *err)
 			 "the pidfile %s is replaced again and again by somebody else", path);
 }
 
-int pidfile_adopt(struct pidfile *pidfile, const char *path, int fd, struct error *err)
+int pidfile_adopt(struct pidfile *pidfile, const struct pidfile *former, struct error *err)
 {
 	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 	struct stat st;
 
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return error_set(err, EXIT_FAILED, "the handed-over pidfile is not a regular file");
-	if (fcntl(fd, F_SETLK, &lock) < 0)
-		return error_errno(err, "the lock on the pidfile %s was lost", path);
-	*pidfile = (struct pidfile){strdup(path), fd, st.st_dev, st.st_ino};
+	if (fstat(former->fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_dev != former->device ||
+	    st.st_ino != former->inode)
+		return error_set(err, EXIT_FAILED,
+				 "the handed-over descriptor %d is not the pidfile %s", former->fd,
+				 former->path);
+	if (fcntl(former->fd, F_SETLK, &lock) < 0)
+		return error_errno(err, "the lock on the pidfile %s was lost", former->path);
+	*pidfile = *former;
+	pidfile->path = strdup(former->path);
 	if (pidfile->path == NULL)
 		return error_errno(err, "cannot keep the pidfile's path");
 	return 0;

@@ -35,8 +35,11 @@ struct pidfile {
  */
 int pidfile_lock(struct pidfile *pidfile, const char *path, struct error *err);
 
-/* After execve: check that `fd` is this path's file and still holds the lock. */
-int pidfile_adopt(struct pidfile *pidfile, const char *path, int fd, struct error *err);
+/*
+ * After execve: check that `fd` is still the file that `former` names by device and inode (its path
+ * may be gone: an administrator may have removed it), and that it holds the lock.
+ */
+int pidfile_adopt(struct pidfile *pidfile, const struct pidfile *former, struct error *err);
 
 /* Unlink the file if it is still ours, then give up the lock. */
 void pidfile_remove(struct pidfile *pidfile);

@@ -65,9 +65,10 @@ int privileges_resolve(struct privileges *privileges, const char *user, const ch
 			return error_set(err, EXIT_CONFIG, "there is no group '%s'", group);
 		privileges->gid = named->gr_gid;
 	}
-	if (privileges->uid == 0)
-		return error_set(err, EXIT_CONFIG,
-				 "workers must not run as root: choose another user");
+	if (privileges->uid == 0 || privileges->gid == 0)
+		return error_set(
+			err, EXIT_CONFIG,
+			"workers must not run as root, nor in its group: set user and group");
 	return 0;
 }
 
@@ -83,10 +84,25 @@ static int change_user(const struct privileges *privileges, struct error *err)
 	return 0;
 }
 
-static int prove(const struct privileges *privileges, struct error *err)
+/* A service manager may have given capabilities to an ordinary user, too: they go as well. */
+static int drop_capabilities(struct error *err)
 {
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct data[2] = {{0, 0, 0}, {0, 0, 0}};
+
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 ||
+	    syscall(SYS_capset, &header, data) < 0)
+		return error_errno(err, "cannot drop the capabilities");
+	if (syscall(SYS_capget, &header, data) < 0)
+		return error_errno(err, "cannot see the worker's capabilities");
+	for (int i = 0; i < 2; i++)
+		if (data[i].permitted | data[i].effective | data[i].inheritable)
+			return error_set(err, EXIT_FAILED, "the worker kept capabilities");
+	return 0;
+}
+
+static int prove(const struct privileges *privileges, struct error *err)
+{
 	uid_t real, effective, saved;
 	gid_t greal, geffective, gsaved;
 
@@ -100,16 +116,16 @@ static int prove(const struct privileges *privileges, struct error *err)
 	    greal != privileges->gid || geffective != greal || gsaved != greal)
 		return error_set(err, EXIT_FAILED, "the worker did not become user %s whole",
 				 privileges->user);
-	if (syscall(SYS_capget, &header, data) < 0)
-		return error_errno(err, "cannot see the worker's capabilities");
-	if (data[0].permitted | data[0].effective | data[1].permitted | data[1].effective)
-		return error_set(err, EXIT_FAILED, "the worker kept capabilities of root");
+	if (getgroups(0, NULL) != 0)
+		return error_set(err, EXIT_FAILED, "the worker kept supplementary groups");
 	return 0;
 }
 
 int privileges_drop(const struct privileges *privileges, struct error *err)
 {
-	if (privileges->change && (change_user(privileges, err) < 0 || prove(privileges, err) < 0))
+	if (privileges->change && change_user(privileges, err) < 0)
+		return -1;
+	if (drop_capabilities(err) < 0 || (privileges->change && prove(privileges, err) < 0))
 		return -1;
 	/* No setuid program, ever: nothing that a worker could execute gives rights back. */
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)

@@ -3,9 +3,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/io.h"
+
+/* A directory passes access(X_OK), too. */
+static int is_executable(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0;
+}
 
 char *self_path(const char *argv0, struct error *err)
 {
@@ -22,7 +31,7 @@ char *self_path(const char *argv0, struct error *err)
 		 */
 		if (asprintf(&candidate, "%.*s%s%s", (int)len, path, len > 0 ? "/" : "", argv0) < 0)
 			break;
-		if (access(candidate, X_OK) == 0) {
+		if (is_executable(candidate)) {
 			whole = io_absolute(candidate, err);
 			free(candidate);
 			return whole;

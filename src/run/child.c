@@ -31,9 +31,9 @@ struct child *child_find(struct child_list *children, pid_t pid)
 {
 	struct child *child;
 
-	TAILQ_FOREACH(child, children, link)
-	if (child->pid == pid)
-		return child;
+	TAILQ_FOREACH (child, children, link)
+		if (child->pid == pid)
+			return child;
 	return NULL;
 }
 
@@ -89,7 +89,10 @@ static void obey(struct child *child, const struct channel_message *message)
 		}
 		break;
 	case CHANNEL_FAILED:
-		child->failure_code = (int)message->value;
+		child->failure_code =
+			message->value == EXIT_CONFIG || message->value == EXIT_PERMISSION
+				? (int)message->value
+				: EXIT_FAILED;
 		memcpy(child->failure, message->text, message->len);
 		child->failure[message->len < sizeof(child->failure) ? message->len
 								     : sizeof(child->failure) - 1] =
@@ -133,7 +136,9 @@ void child_read_channel(struct child *child)
 {
 	struct channel_message message;
 
-	while (channel_receive(child->channel, &message) > 0)
+	/* Bounded: something that the worker left behind may still write. */
+	for (int i = 0; i < 8 * MESSAGES_A_TURN && channel_receive(child->channel, &message) > 0;
+	     i++)
 		if (message.type == CHANNEL_LOG || message.type == CHANNEL_FAILED)
 			obey(child, &message);
 	tell_suppressed(child);
@@ -161,8 +166,7 @@ void child_kill(struct child *child, int sig)
 
 static int watch(struct child *child, struct error *err)
 {
-	void *page =
-		mmap(NULL, sizeof(struct counters), PROT_READ, MAP_SHARED, child->counters_fd, 0);
+	void *page = mmap(NULL, COUNTERS_SIZE, PROT_READ, MAP_SHARED, child->counters_fd, 0);
 
 	if (page == MAP_FAILED)
 		return error_errno(err, "cannot map the counters of %s", child->name);
@@ -179,7 +183,7 @@ static void release(struct child *child)
 	if (child->channel_event != NULL)
 		event_free(child->channel_event);
 	if (child->counters != NULL)
-		munmap((void *)child->counters, sizeof(struct counters));
+		munmap((void *)child->counters, COUNTERS_SIZE);
 	close(child->channel);
 	close(child->counters_fd);
 	free(child);

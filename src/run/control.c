@@ -23,6 +23,7 @@
 #define REQUEST_MAX	  4096 /* bytes */
 #define REQUEST_TIME	  5    /* seconds for a whole request, and for taking its reply */
 #define CLIENTS_MAX	  16
+#define PAUSE_MS	  100
 #define CONTROL_MODE_MASK 0177
 
 struct client {
@@ -41,6 +42,7 @@ struct control {
 	dev_t device;
 	ino_t inode;
 	struct event *event;
+	struct event *resume; /* accepting again after a pause */
 	unsigned client_count;
 	TAILQ_HEAD(, client) clients;
 };
@@ -95,6 +97,10 @@ static void await_restart(struct client *client)
 {
 	struct supervisor *supervisor = client->control->supervisor;
 
+	if (supervisor->phase == PHASE_DRAINING || supervisor->phase == PHASE_QUITTING) {
+		answer_error(client, EXIT_FAILED, "the daemon is stopping");
+		return;
+	}
 	/*
 	 * The signal was sent before this request, so it is in the flags, or its restart has ended.
 	 */
@@ -123,9 +129,8 @@ static void obey(struct client *client, const char *line, size_t len)
 	} else if (strcmp(verb, "await-restart") == 0) {
 		await_restart(client);
 	} else {
-		snprintf(text, sizeof(text),
-			 "there is no verb '%.100s'; known: status, await-restart", verb);
-		answer_error(client, EXIT_USAGE, text);
+		answer_error(client, EXIT_USAGE,
+			     "there is no such verb; known are status and await-restart");
 	}
 	json_decref(request);
 }
@@ -219,6 +224,34 @@ static bool may_ask(int fd, struct ucred *peer)
 
 	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, peer, &len) == 0 &&
 	       (peer->uid == 0 || peer->uid == geteuid());
+}
+
+/* The socket stays readable: without a pause, want of descriptors would burn the processor. */
+static void pause_accepting(struct control *control)
+{
+	struct timeval tv = {0, PAUSE_MS * 1000};
+
+	event_del(control->event);
+	evtimer_add(control->resume, &tv);
+}
+
+static void on_resume(evutil_socket_t fd, short what, void *arg)
+{
+	struct control *control = arg;
+
+	(void)fd;
+	(void)what;
+	if (event_add(control->event, NULL) < 0)
+		pause_accepting(control);
+}
+
+/* The file may have been removed, or replaced, since it was bound. */
+static bool is_at(const char *path, dev_t device, ino_t inode)
+{
+	struct stat st;
+
+	return lstat(path, &st) == 0 && S_ISSOCK(st.st_mode) && st.st_dev == device &&
+	       st.st_ino == inode;
 }
 
 static void on_accept(evutil_socket_t listener, short what, void *arg)
@@ -332,7 +365,9 @@ static struct control *control_new(struct supervisor *supervisor, const char *pa
 		control->inode = st.st_ino;
 	}
 	control->event = event_new(supervisor->base, fd, EV_READ | EV_PERSIST, on_accept, control);
-	if (control->event != NULL && event_add(control->event, NULL) == 0)
+	control->resume = evtimer_new(supervisor->base, on_resume, control);
+	if (control->event != NULL && control->resume != NULL &&
+	    event_add(control->event, NULL) == 0)
 		return control;
 	error_set(err, EXIT_FAILED, "no memory to watch the control socket");
 	control_close(control);
@@ -353,25 +388,28 @@ struct control *control_open(struct supervisor *supervisor, const char *path, st
 
 void control_close(struct control *control)
 {
-	struct stat st;
+	struct client *client;
 
 	if (control == NULL)
 		return;
+	/* Answers that stand in a buffer go out now or never. */
+	TAILQ_FOREACH (client, &control->clients, link) {
+		struct evbuffer *output = bufferevent_get_output(client->bev);
+
+		evbuffer_unfreeze(output, 1);
+		evbuffer_write(output, bufferevent_getfd(client->bev));
+	}
 	while (!TAILQ_EMPTY(&control->clients))
 		client_free(TAILQ_FIRST(&control->clients)); /* NOLINT: it leaves the list first */
-	if (lstat(control->path, &st) == 0 && S_ISSOCK(st.st_mode) &&
-	    st.st_dev == control->device && st.st_ino == control->inode)
+	if (is_at(control->path, control->device, control->inode))
 		unlink(control->path);
 	if (control->event != NULL)
 		event_free(control->event);
+	if (control->resume != NULL)
+		event_free(control->resume);
 	close(control->fd);
 	free(control->path);
 	free(control);
-}
-
-int control_fd(const struct control *control)
-{
-	return control == NULL ? -1 : control->fd;
 }
 
 void control_restart_ended(struct control *control)
@@ -380,9 +418,10 @@ void control_restart_ended(struct control *control)
 
 	if (control == NULL)
 		return;
-	TAILQ_FOREACH(client, &control->clients, link)
-	if (client->waits_for != 0 && client->waits_for <= control->supervisor->restart.ended)
-		answer_restart(client);
+	TAILQ_FOREACH (client, &control->clients, link)
+		if (client->waits_for != 0 &&
+		    client->waits_for <= control->supervisor->restart.ended)
+			answer_restart(client);
 }
 
 /* ---- Over a restart ------------------------------------------------------------------------- */
@@ -393,11 +432,13 @@ int control_collect(struct control *control, struct handover *handover, struct e
 
 	if (control == NULL)
 		return 0;
+	handover->control = control->fd;
+	handover->control_device = control->device;
+	handover->control_inode = control->inode;
 	handover->clients = calloc(control->client_count + 1, sizeof(*handover->clients));
 	if (handover->clients == NULL)
 		return error_errno(err, "cannot prepare the hand-over");
-	TAILQ_FOREACH(client, &control->clients, link)
-	{
+	TAILQ_FOREACH (client, &control->clients, link) {
 		struct evbuffer *input = bufferevent_get_input(client->bev);
 		struct evbuffer *output = bufferevent_get_output(client->bev);
 		struct handover_client *to = &handover->clients[handover->client_count];
@@ -472,7 +513,13 @@ struct control *control_adopt(struct supervisor *supervisor, const char *path,
 			  path);
 		return NULL;
 	}
-	control = control_new(supervisor, path, handover->control, err);
+	if (is_at(path, handover->control_device, handover->control_inode)) {
+		control = control_new(supervisor, path, handover->control, err);
+	} else {
+		close(handover->control);
+		log_warning("the control socket %s has been removed: a new one is bound", path);
+		control = control_open(supervisor, path, err);
+	}
 	for (size_t i = 0; control != NULL && i < handover->client_count; i++)
 		adopt_client(control, &handover->clients[i]);
 	return control;

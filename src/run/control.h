@@ -23,20 +23,21 @@ struct handover;
  */
 struct control *control_open(struct supervisor *supervisor, const char *path, struct error *err);
 
-/* After execve: go on with the socket and its clients. Returns NULL with the reason. */
+/*
+ * After execve: go on with the socket and its clients; a socket whose file is gone is bound anew.
+ * Returns NULL with the reason.
+ */
 struct control *control_adopt(struct supervisor *supervisor, const char *path,
 			      const struct handover *handover, struct error *err);
 
 /* Close everything; the socket's file goes if it is still ours. NULL is allowed. */
 void control_close(struct control *control);
 
-/* The listening descriptor; -1: none. */
-int control_fd(const struct control *control);
-
 /* A restart has ended: answer those who wait for it. NULL is allowed. */
 void control_restart_ended(struct control *control);
 
-/* Put the clients into a hand-over; control_uncollect frees the memory that this takes. */
+/* Put the socket and the clients into a hand-over; control_uncollect frees the memory that this
+ * takes. */
 int control_collect(struct control *control, struct handover *handover, struct error *err);
 void control_uncollect(struct handover *handover);
 

@@ -202,24 +202,32 @@ int generation_bind(struct generation *generation, int64_t retry_ms, struct erro
 	return 0;
 }
 
+static int listen_on(struct generation *generation, const struct generation_socket *socket,
+		     struct error *err)
+{
+	const struct conf_service *service = &generation->conf->services[socket->service];
+	struct listen_options options = {
+		.nodelay = service->nodelay,
+		.keepalive_ms = service->keepalive,
+		.defer_accept_ms = service->defer_accept,
+		.backlog = (int)service->backlog,
+	};
+
+	if (listen_set(socket->entry->fd, &options, err) < 0 ||
+	    listen_start(socket->entry->fd, &options, err) < 0)
+		return -1;
+	socket->entry->listening = true;
+	return 0;
+}
+
+/* New sockets first: if one fails, those that serve have not been touched. */
 static int listen_on_all(struct generation *generation, struct error *err)
 {
-	for (size_t i = 0; i < generation->socket_count; i++) {
-		const struct conf_service *service =
-			&generation->conf->services[generation->sockets[i].service];
-		struct socket_entry *entry = generation->sockets[i].entry;
-		struct listen_options options = {
-			.nodelay = service->nodelay,
-			.keepalive_ms = service->keepalive,
-			.defer_accept_ms = service->defer_accept,
-			.backlog = (int)service->backlog,
-		};
-
-		if (listen_set(entry->fd, &options, err) < 0 ||
-		    listen_start(entry->fd, &options, err) < 0)
-			return -1;
-		entry->listening = true;
-	}
+	for (int listening = 0; listening <= 1; listening++)
+		for (size_t i = 0; i < generation->socket_count; i++)
+			if (generation->sockets[i].entry->listening == (listening != 0) &&
+			    listen_on(generation, &generation->sockets[i], err) < 0)
+				return -1;
 	return 0;
 }
 
@@ -237,21 +245,38 @@ struct slot *generation_slot(struct generation *generation, const char *service,
 	return NULL;
 }
 
+static bool serves(const struct slot *slot, const struct generation_socket *socket)
+{
+	return socket->service == slot->service &&
+	       socket->number % workers_of(&slot->generation->conf->services[slot->service]) ==
+		       slot->index;
+}
+
 /* The sockets that this slot's worker serves, in fresh memory. */
 static int *sockets_of(const struct slot *slot, size_t *count)
 {
 	const struct generation *generation = slot->generation;
-	unsigned workers = workers_of(&generation->conf->services[slot->service]);
 	int *fds = calloc(generation->socket_count + 1, sizeof(*fds));
 
 	*count = 0;
 	for (size_t i = 0; i < generation->socket_count && fds != NULL; i++) {
-		const struct generation_socket *socket = &generation->sockets[i];
-
-		if (socket->service == slot->service && socket->number % workers == slot->index)
-			fds[(*count)++] = socket->entry->fd;
+		if (serves(slot, &generation->sockets[i]))
+			fds[(*count)++] = generation->sockets[i].entry->fd;
 	}
 	return fds;
+}
+
+/* A worker that was taken over may have shut down the sockets that it shared with us; this heals
+ * them. */
+static void heal_sockets(const struct slot *slot)
+{
+	struct generation *generation = slot->generation;
+	struct error err = {0};
+
+	for (size_t i = 0; i < generation->socket_count; i++)
+		if (serves(slot, &generation->sockets[i]) &&
+		    listen_on(generation, &generation->sockets[i], &err) < 0)
+			log_error("%s", err.text);
 }
 
 /* Fork, with every signal blocked until the child has its own table. */
@@ -265,6 +290,7 @@ static pid_t fork_worker(const struct slot *slot, const struct child *child, int
 		.privileges = &generation->privileges,
 		.set_nice = launch_sets_nice(generation->supervisor->launch, generation->conf),
 		.nice = (int)generation->conf->nice,
+		.nice_written = generation->conf->nice_set,
 		.drain_timeout_ms = generation->conf->drain_timeout,
 		.channel = channel,
 		.counters = child->counters_fd,
@@ -297,7 +323,7 @@ static int spawn(struct slot *slot, struct error *err)
 
 	snprintf(child.service, sizeof(child.service), "%s", service->name);
 	snprintf(child.name, sizeof(child.name), "%s/%u", service->name, slot->index);
-	child.counters_fd = memory_file_shared("echod-counters", sizeof(struct counters), err);
+	child.counters_fd = memory_file_shared("echod-counters", COUNTERS_SIZE, err);
 	if (child.counters_fd < 0)
 		return -1;
 	if (channel_pair(ends, err) < 0) {
@@ -305,6 +331,8 @@ static int spawn(struct slot *slot, struct error *err)
 		return -1;
 	}
 	child.channel = ends[0];
+	if (generation->committed)
+		heal_sockets(slot);
 	sockets = sockets_of(slot, &socket_count);
 	child.pid =
 		sockets == NULL ? -1 : fork_worker(slot, &child, ends[1], sockets, socket_count);
@@ -374,6 +402,9 @@ void generation_retire(struct generation *generation)
 
 		if (child == NULL)
 			continue;
+		/* One that has just been started must know its sockets to empty their queues. */
+		if (child->state == CHILD_STARTING)
+			child_order(child, CHANNEL_GO, 0);
 		child->state = CHILD_RETIRING;
 		child_order(child, order, timeout);
 	}
@@ -471,6 +502,13 @@ static void on_respawn(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	respawn(arg);
+}
+
+void generation_refill(struct generation *generation)
+{
+	for (size_t i = 0; i < generation->slot_count; i++)
+		if (generation->slots[i].child == NULL)
+			respawn_after(&generation->slots[i], BACKOFF_MS);
 }
 
 /* The end of a worker that served, or was about to. */

@@ -62,6 +62,9 @@ struct slot *generation_slot(struct generation *generation, const char *service,
 /* Start a worker in every empty slot. */
 int generation_start(struct generation *generation, struct error *err);
 
+/* After execve: empty slots, whose timers were lost, get new ones. */
+void generation_refill(struct generation *generation);
+
 bool generation_all_ready(const struct generation *generation);
 
 /*

@@ -51,9 +51,13 @@ void handover_pack(const struct handover *handover, struct blob_writer *writer)
 	blob_put_u64(writer, HANDOVER_VERSION);
 	blob_put_u64(writer, (uint64_t)handover->pid);
 	blob_put_u64(writer, (uint64_t)handover->since);
-	put_fd(writer, handover->lock);
-	blob_put_text(writer, handover->pidfile);
+	put_fd(writer, handover->pidfile.fd);
+	blob_put_u64(writer, handover->pidfile.device);
+	blob_put_u64(writer, handover->pidfile.inode);
+	blob_put_text(writer, handover->pidfile.path);
 	put_fd(writer, handover->control);
+	blob_put_u64(writer, handover->control_device);
+	blob_put_u64(writer, handover->control_inode);
 	blob_put_text(writer, handover->control_path);
 	blob_put_u64(writer, handover->generation);
 	put_privileges(writer, &handover->privileges);
@@ -177,9 +181,13 @@ static void get_body(struct blob_reader *reader, struct handover *handover)
 	size_t len;
 
 	handover->since = (int64_t)blob_get_u64(reader);
-	handover->lock = get_fd(reader);
-	handover->pidfile = blob_get_text(reader);
+	handover->pidfile.fd = get_fd(reader);
+	handover->pidfile.device = (dev_t)blob_get_u64(reader);
+	handover->pidfile.inode = (ino_t)blob_get_u64(reader);
+	handover->pidfile.path = blob_get_text(reader);
 	handover->control = get_fd(reader);
+	handover->control_device = (dev_t)blob_get_u64(reader);
+	handover->control_inode = (ino_t)blob_get_u64(reader);
 	handover->control_path = blob_get_text(reader);
 	handover->generation = blob_get_u64(reader);
 	get_privileges(reader, &handover->privileges);
@@ -209,7 +217,7 @@ int handover_unpack(struct handover *handover, const void *data, size_t len, str
 {
 	struct blob_reader reader = {data, len, 0, false};
 
-	*handover = (struct handover){.lock = -1, .control = -1};
+	*handover = (struct handover){.pidfile = PIDFILE_NONE, .control = -1};
 	if (blob_get_u64(&reader) != MAGIC)
 		return error_set(err, EXIT_FAILED, "this is no hand-over of echod");
 	if (blob_get_u64(&reader) != HANDOVER_VERSION)
@@ -238,8 +246,8 @@ void handover_free(struct handover *handover)
 	free(handover->sockets);
 	free(handover->children);
 	free(handover->clients);
-	free(handover->pidfile);
+	free(handover->pidfile.path);
 	free(handover->control_path);
 	conf_source_free(handover->source);
-	*handover = (struct handover){.lock = -1, .control = -1};
+	*handover = (struct handover){.pidfile = PIDFILE_NONE, .control = -1};
 }

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "conf/conf.h"
 #include "net/counters.h"
+#include "os/pidfile.h"
 #include "os/privileges.h"
 
 struct handover_socket {
@@ -48,9 +49,10 @@ struct handover_client {
 struct handover {
 	int64_t pid;
 	int64_t since;
-	int lock;
-	char *pidfile;
-	int control; /* -1: none */
+	struct pidfile pidfile; /* its path is owned by a hand-over that was read */
+	int control;		/* -1: none */
+	dev_t control_device;
+	ino_t control_inode;
 	char *control_path;
 	uint64_t generation;
 	struct privileges privileges;

@@ -28,6 +28,9 @@ bool launch_sets_nice(const struct launch *launch, const struct conf *conf);
  */
 #define HANDOVER_VERSION 1
 
+/* What the trial must print: another program that happens to exit with 0 is not executed. */
+#define HANDOVER_ACCEPTED "the hand-over is accepted"
+
 /* The environment variable that names the descriptor of the hand-over. */
 #define HANDOVER_VARIABLE "ECHOD_HANDOVER"
 

@@ -50,28 +50,27 @@ void restart_request(struct supervisor *supervisor)
 		begin(supervisor);
 }
 
-static void clear_step(struct restart *restart)
+static void count_outcome(struct restart *restart, const struct error *failure)
 {
 	restart->step = RESTART_NONE;
-	if (restart->timer != NULL)
-		evtimer_del(restart->timer);
+	restart->ended++;
+	restart->failed += failure != NULL;
+	restart->last_code = failure == NULL ? 0 : failure->code;
+	if (failure != NULL)
+		snprintf(restart->last_text, sizeof(restart->last_text), "%s", failure->text);
 }
 
 void restart_ended(struct supervisor *supervisor, const struct error *failure)
 {
 	struct restart *restart = &supervisor->restart;
 
-	clear_step(restart);
-	restart->ended++;
-	restart->last_code = failure == NULL ? 0 : failure->code;
+	count_outcome(restart, failure);
 	if (failure == NULL) {
 		snprintf(restart->last_text, sizeof(restart->last_text),
 			 "generation %" PRIu64 " serves", supervisor->current->number);
 		log_notice("restart in place: done, %s", restart->last_text);
 		notify_send("READY=1\nSTATUS=Serving");
 	} else {
-		restart->failed++;
-		snprintf(restart->last_text, sizeof(restart->last_text), "%s", failure->text);
 		log_error("restart in place refused, all goes on as before: %s",
 			  restart->last_text);
 		notify_send(
@@ -100,7 +99,7 @@ static _Noreturn void exec_trial(const struct launch *launch, char **argv, int n
 	char text[ERROR_TEXT_MAX];
 	int len;
 
-	dup2(null >= 0 ? null : STDIN_FILENO, STDIN_FILENO);
+	dup2(null, STDIN_FILENO);
 	dup2(output, STDOUT_FILENO);
 	dup2(output, STDERR_FILENO);
 	signals_default();
@@ -252,6 +251,12 @@ static void trial_failure(const struct restart *restart, int status, struct erro
 			  signals_name(WTERMSIG(status)));
 		return;
 	}
+	if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_DONE) {
+		error_set(err, EXIT_FAILED,
+			  "the executable is no echod: its trial ended well, but did not say what "
+			  "echod says");
+		return;
+	}
 	if (restart->trial_len == 0) {
 		error_set(err, err->code, "the trial ended with status %d and said nothing",
 			  WEXITSTATUS(status));
@@ -284,7 +289,8 @@ bool restart_child_ended(struct supervisor *supervisor, pid_t pid, int status)
 	unwatch_trial(restart);
 	if (restart->step != RESTART_TRIAL)
 		return true; /* a stop came in between */
-	if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_DONE) {
+	if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_DONE &&
+	    strstr(restart->trial_text, HANDOVER_ACCEPTED) != NULL) {
 		hand_over(supervisor, &err); /* comes back only when it failed */
 	} else {
 		trial_failure(restart, status, &err);
@@ -305,7 +311,9 @@ void restart_abandon(struct supervisor *supervisor)
 		struct error err = {0};
 
 		error_set(&err, EXIT_FAILED, "the daemon is stopping");
-		restart_ended(supervisor, &err);
+		count_outcome(restart, &err);
+		log_notice("the restart that was under way is given up");
+		control_restart_ended(supervisor->control);
 	}
 }
 
@@ -318,8 +326,8 @@ static int collect(struct supervisor *supervisor, struct handover *handover, str
 	struct child *child;
 	size_t children = 0;
 
-	TAILQ_FOREACH(child, &supervisor->children, link)
-	children++;
+	TAILQ_FOREACH (child, &supervisor->children, link)
+		children++;
 	handover->sockets = calloc(current->socket_count + 1, sizeof(*handover->sockets));
 	handover->children = calloc(children + 1, sizeof(*handover->children));
 	if (handover->sockets == NULL || handover->children == NULL)
@@ -334,18 +342,18 @@ static int collect(struct supervisor *supervisor, struct handover *handover, str
 			.address = socket->entry->address,
 		};
 	}
-	TAILQ_FOREACH(child, &supervisor->children, link)
-	handover->children[handover->child_count++] = (struct handover_child){
-		.pid = child->pid,
-		.channel = child->channel,
-		.counters = child->counters_fd,
-		.service = child->service,
-		.index = child->index,
-		.generation = child->generation,
-		.state = child->state,
-		.ready = child->ready,
-		.started_at = child->started_at,
-	};
+	TAILQ_FOREACH (child, &supervisor->children, link)
+		handover->children[handover->child_count++] = (struct handover_child){
+			.pid = child->pid,
+			.channel = child->channel,
+			.counters = child->counters_fd,
+			.service = child->service,
+			.index = child->index,
+			.generation = child->generation,
+			.state = child->state,
+			.ready = child->ready,
+			.started_at = child->started_at,
+		};
 	return control_collect(supervisor->control, handover, err);
 }
 
@@ -353,7 +361,7 @@ static int collect(struct supervisor *supervisor, struct handover *handover, str
 static void set_inherited(const struct handover *handover, int blob, bool inherited)
 {
 	fds_set_cloexec(blob, !inherited);
-	fds_set_cloexec(handover->lock, !inherited);
+	fds_set_cloexec(handover->pidfile.fd, !inherited);
 	if (handover->control >= 0)
 		fds_set_cloexec(handover->control, !inherited);
 	for (size_t i = 0; i < handover->socket_count; i++)
@@ -380,6 +388,12 @@ static int write_blob(const struct handover *handover, struct error *err)
 	return fd;
 }
 
+/* With every signal blocked: what has come and was not taken would be lost with this image. */
+static bool stop_is_waiting(void)
+{
+	return signals_waiting(SIGTERM) || signals_waiting(SIGINT) || signals_waiting(SIGUSR1);
+}
+
 static void execute(struct supervisor *supervisor, const struct handover *handover, int blob,
 		    struct error *err)
 {
@@ -392,13 +406,10 @@ static void execute(struct supervisor *supervisor, const struct handover *handov
 	if (argv == NULL || setenv(HANDOVER_VARIABLE, number, 1) < 0) {
 		error_errno(err, "cannot prepare the restart");
 	} else {
-		/* A signal that comes from here on waits until the new image has its handlers. */
-		signals_block();
 		set_inherited(handover, blob, true);
 		execv(launch->self, argv);
 		error_errno(err, "cannot execute %s", launch->self);
 		set_inherited(handover, blob, false);
-		signals_unblock();
 	}
 	unsetenv(HANDOVER_VARIABLE);
 	free(argv);
@@ -409,9 +420,8 @@ static int hand_over(struct supervisor *supervisor, struct error *err)
 	struct handover handover = {
 		.pid = getpid(),
 		.since = supervisor->since,
-		.lock = supervisor->pidfile.fd,
-		.pidfile = supervisor->pidfile.path,
-		.control = control_fd(supervisor->control),
+		.pidfile = supervisor->pidfile,
+		.control = -1,
 		.control_path = supervisor->current->conf->control,
 		.generation = supervisor->current->number,
 		.privileges = supervisor->current->privileges,
@@ -425,12 +435,23 @@ static int hand_over(struct supervisor *supervisor, struct error *err)
 	};
 	int blob = -1;
 
-	if (collect(supervisor, &handover, err) == 0)
+	/*
+	 * A signal that comes from here on waits in the kernel until the new image has its
+	 * handlers. One that came before stands in a flag of this image: a stop ends the restart,
+	 * another SIGHUP is handed over.
+	 */
+	signals_block();
+	handover.again = signals_take(SIGHUP) || handover.again;
+	if (stop_is_waiting())
+		error_set(err, EXIT_FAILED, "the daemon is stopping");
+	else if (collect(supervisor, &handover, err) == 0)
 		blob = write_blob(&handover, err);
 	if (blob >= 0) {
 		execute(supervisor, &handover, blob, err);
 		close(blob);
 	}
+	supervisor->restart.again = handover.again;
+	signals_unblock();
 	control_uncollect(&handover);
 	free(handover.sockets);
 	free(handover.children);

@@ -25,6 +25,17 @@ static int read_handover(struct handover *handover, int fd, struct error *err)
 	return result;
 }
 
+bool supervisor_can_resume(int handover_fd)
+{
+	struct handover handover;
+	struct error err = {0};
+
+	if (read_handover(&handover, handover_fd, &err) < 0)
+		return false;
+	handover_free(&handover);
+	return true;
+}
+
 /* The descriptors that stay: all that the hand-over names. In fresh memory. */
 static int *handed_over_fds(const struct handover *handover, size_t *count)
 {
@@ -35,7 +46,7 @@ static int *handed_over_fds(const struct handover *handover, size_t *count)
 
 	if (fds == NULL)
 		return NULL;
-	fds[n++] = handover->lock;
+	fds[n++] = handover->pidfile.fd;
 	fds[n++] = handover->control;
 	for (size_t i = 0; i < handover->socket_count; i++)
 		fds[n++] = handover->sockets[i].fd;
@@ -93,7 +104,7 @@ static void adopt_child(struct supervisor *supervisor, const struct handover_chi
 
 	snprintf(prototype.service, sizeof(prototype.service), "%s", from->service);
 	snprintf(prototype.name, sizeof(prototype.name), "%s/%u", from->service, from->index);
-	if (!memory_file_is_shared(from->counters, sizeof(struct counters))) {
+	if (!memory_file_is_shared(from->counters, COUNTERS_SIZE)) {
 		log_error("%s[%d] was handed over without its counters: killed", prototype.name,
 			  (int)prototype.pid);
 		kill(prototype.pid, SIGKILL);
@@ -191,12 +202,22 @@ static int check_unchanged(const struct supervisor *supervisor, const struct con
 
 static int start_next(struct supervisor *supervisor, struct error *err)
 {
+	const char *served = conf_source_path(supervisor->current->source);
 	struct conf_source *source;
-	struct conf *conf = read_conf(supervisor->launch, &source, err);
+	struct conf *conf;
 
+	/* An editor that saves by renaming leaves no file for a moment: that means no empty one. */
+	if (served != NULL && supervisor->launch->config == NULL)
+		return error_set(err, EXIT_CONFIG, "the configuration file %s is gone", served);
+	conf = read_conf(supervisor->launch, &source, err);
 	if (conf == NULL)
 		return -1;
 	if (check_unchanged(supervisor, conf, err) < 0) {
+		conf_source_free(source);
+		conf_free(conf);
+		return -1;
+	}
+	if (supervisor_check_log(conf, err) < 0) {
 		conf_source_free(source);
 		conf_free(conf);
 		return -1;
@@ -235,18 +256,18 @@ static int resume(struct supervisor *supervisor, struct handover *handover, stru
 		error_set(err, EXIT_FAILED, "no memory to go on after the restart");
 		return -1;
 	}
-	wakeup = supervisor_become(launch, conf, keep, count, err);
+	wakeup = supervisor_become(keep, count, err);
 	free(keep);
 	if (supervisor_open_log(launch, conf, err) < 0)
 		log_error("%s", err->text);
-	if (wakeup < 0 ||
-	    pidfile_adopt(&supervisor->pidfile, handover->pidfile, handover->lock, err) < 0) {
+	if (wakeup < 0 || pidfile_adopt(&supervisor->pidfile, &handover->pidfile, err) < 0) {
 		conf_free(conf);
 		return -1;
 	}
 	signals_set_pidfile(&supervisor->pidfile);
-	/* In a daemon 0 to 2 are /dev/null since its first "ready". */
-	supervisor->null = launch->foreground ? -1 : STDIN_FILENO;
+	/* A restart must not end here: in a daemon 0 is /dev/null since its first "ready", too. */
+	if (supervisor_open_null(supervisor, err) < 0)
+		supervisor->null = dup(STDIN_FILENO);
 	return adopt(supervisor, handover, wakeup, conf, err);
 }
 
@@ -269,8 +290,9 @@ int supervisor_resume(const struct launch *launch, int handover_fd)
 	handover_free(&handover);
 	/* What died during the exec may have left no signal. */
 	supervisor_reap(&supervisor);
+	generation_refill(supervisor.current);
 	if (start_next(&supervisor, &err) < 0)
 		supervisor_next_done(&supervisor, &err);
-	event_base_dispatch(supervisor.base);
+	supervisor_loop(&supervisor);
 	return supervisor_tear_down(&supervisor);
 }

@@ -167,12 +167,11 @@ void signals_clear_wakeup(void)
 
 bool signals_take(int sig)
 {
-	bool was = came[sig];
-
-	/* A signal between the two lines is taken together with the one before it: they ask the
-	 * same. */
+	/* Cleared only when it was seen: a signal that comes in between must not be wiped out. */
+	if (!came[sig])
+		return false;
 	came[sig] = 0;
-	return was;
+	return true;
 }
 
 bool signals_waiting(int sig)

@@ -10,9 +10,9 @@ struct socket_entry *sockets_find(struct socket_table *table, const struct addre
 {
 	struct socket_entry *entry;
 
-	TAILQ_FOREACH(entry, table, link)
-	if (entry->number == number && address_equal(&entry->address, address))
-		return entry;
+	TAILQ_FOREACH (entry, table, link)
+		if (entry->number == number && address_equal(&entry->address, address))
+			return entry;
 	return NULL;
 }
 
@@ -30,9 +30,9 @@ static bool ours_in_the_way(struct socket_table *table, const struct address *ad
 {
 	struct socket_entry *entry;
 
-	TAILQ_FOREACH(entry, table, link)
-	if (address_overlaps(&entry->address, address))
-		return true;
+	TAILQ_FOREACH (entry, table, link)
+		if (address_overlaps(&entry->address, address))
+			return true;
 	return false;
 }
 

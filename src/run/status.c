@@ -72,9 +72,9 @@ static json_t *processes(struct supervisor *supervisor)
 	json_t *list = json_array();
 	struct child *child;
 
-	TAILQ_FOREACH(child, &supervisor->children, link)
-	json_array_append_new(list,
-			      json_pack("{s:s, s:s, s:I, s:s, s:I, s:I}", "name", child->name,
+	TAILQ_FOREACH (child, &supervisor->children, link)
+		json_array_append_new(
+			list, json_pack("{s:s, s:s, s:I, s:s, s:I, s:I}", "name", child->name,
 					"service", child->service, "pid", (json_int_t)child->pid,
 					"state", child_state_name(child->state), "generation",
 					(json_int_t)child->generation, "connections",
@@ -126,8 +126,7 @@ json_t *status_json(struct supervisor *supervisor)
 	struct child *child;
 
 	/* Connections of a worker that was killed were never counted as closed. */
-	TAILQ_FOREACH(child, &supervisor->children, link)
-	{
+	TAILQ_FOREACH (child, &supervisor->children, link) {
 		now += (json_int_t)(counter_get(&child->counters->accepted) -
 				    counter_get(&child->counters->closed));
 		counters_sum(&total, child->counters);
@@ -135,11 +134,11 @@ json_t *status_json(struct supervisor *supervisor)
 	closed_by_death = (json_int_t)total.accepted - (json_int_t)total.closed - now;
 	total.closed += (uint64_t)(closed_by_death > 0 ? closed_by_death : 0);
 	return json_pack(
-		"{s:b, s:i, s:I, s:s, s:s, s:o, s:o, s:s, s:o, s:I, s:o, s:o, s:o, s:{s:I, s:I}, s:o}",
+		"{s:b, s:i, s:I, s:s, s:s, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:{s:I, s:I}, s:o}",
 		"ok", 1, "schema", 1, "pid", (json_int_t)getpid(), "version", PACKAGE_VERSION,
 		"state", phase_name(supervisor->phase), "since", since(supervisor->since), "config",
 		text_or_null(current == NULL ? NULL : conf_source_path(current->source)), "pidfile",
-		supervisor->pidfile.path, "control",
+		text_or_null(supervisor->pidfile.path), "control",
 		text_or_null(current == NULL ? NULL : current->conf->control), "generation",
 		(json_int_t)(current == NULL ? 0 : current->number), "restarts",
 		restarts(&supervisor->restart), "services", services(current), "processes",

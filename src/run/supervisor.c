@@ -39,6 +39,13 @@ bool launch_sets_nice(const struct launch *launch, const struct conf *conf)
 
 /* ---- Log and libevent ----------------------------------------------------------------------- */
 
+int supervisor_check_log(const struct conf *conf, struct error *err)
+{
+	struct log_settings settings = {conf->log.target, conf->log.facility, conf->log.socket};
+
+	return logtarget_check(&settings, err);
+}
+
 int supervisor_open_log(const struct launch *launch, const struct conf *conf, struct error *err)
 {
 	struct log_settings settings = {conf->log.target, conf->log.facility, conf->log.socket};
@@ -90,8 +97,7 @@ static void on_stop_late(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	TAILQ_FOREACH(child, &supervisor->children, link)
-	{
+	TAILQ_FOREACH (child, &supervisor->children, link) {
 		log_warning("%s[%d] does not end: killed", child->name, (int)child->pid);
 		child_kill(child, SIGKILL);
 	}
@@ -128,8 +134,7 @@ static void stop_children(struct supervisor *supervisor, enum channel_type order
 {
 	struct child *child;
 
-	TAILQ_FOREACH(child, &supervisor->children, link)
-	{
+	TAILQ_FOREACH (child, &supervisor->children, link) {
 		if (child->state == CHILD_STARTING && !child->ready)
 			child_kill(child, SIGKILL);
 		else
@@ -167,6 +172,8 @@ static void begin_stop(struct supervisor *supervisor, bool polite, const char *w
 static void start_failed(struct supervisor *supervisor, const struct error *failure)
 {
 	supervisor->exit_code = failure->code;
+	if (supervisor->start_timer != NULL)
+		evtimer_del(supervisor->start_timer);
 	log_write_quietly(LOG_LEVEL_ERROR, "cannot start: %s", failure->text);
 	if (supervisor->report_fd >= 0)
 		daemon_report(&supervisor->report_fd, failure);
@@ -217,18 +224,18 @@ static void end_oldest_retiring(struct supervisor *supervisor)
 	int64_t allowed = supervisor->current->conf->max_retiring, retiring = 0;
 	struct child *child;
 
-	TAILQ_FOREACH(child, &supervisor->children, link)
-	retiring += child->state == CHILD_RETIRING;
-	TAILQ_FOREACH(child, &supervisor->children, link)
-	{
+	TAILQ_FOREACH (child, &supervisor->children, link)
+		retiring += child->state == CHILD_RETIRING;
+	TAILQ_FOREACH (child, &supervisor->children, link) {
 		if (retiring <= allowed)
 			break;
 		if (child->state != CHILD_RETIRING)
 			continue;
 		log_notice("%s[%d] is ended: more than %" PRId64 " processes retire (max_retiring)",
 			   child->name, (int)child->pid, allowed);
+		/* Its clients are cut off either way, and it may be stuck. */
 		child->state = CHILD_STOPPING;
-		child_order(child, CHANNEL_QUIT, 0);
+		child_kill(child, SIGKILL);
 		retiring--;
 	}
 }
@@ -344,15 +351,15 @@ static void on_wakeup(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	signals_clear_wakeup();
-	if (signals_take(SIGCHLD))
-		supervisor_reap(supervisor);
-	/* A stop wins over a restart. */
+	/* A stop wins over a restart, whose next step the end of a child may be. */
 	if (signals_take(SIGTERM))
 		stop_by_signal(supervisor, SIGTERM);
 	if (signals_take(SIGINT))
 		stop_by_signal(supervisor, SIGINT);
 	if (signals_take(SIGUSR1))
 		stop_by_signal(supervisor, SIGUSR1);
+	if (signals_take(SIGCHLD))
+		supervisor_reap(supervisor);
 	if (signals_take(SIGHUP)) {
 		if (terminal_is_gone(supervisor))
 			stop_by_signal(supervisor, SIGTERM);
@@ -387,6 +394,14 @@ int supervisor_start_workers(struct supervisor *supervisor, struct error *err)
 	return generation_start(supervisor->next, err);
 }
 
+void supervisor_loop(struct supervisor *supervisor)
+{
+	if (event_base_dispatch(supervisor->base) == 0)
+		return;
+	log_error("the event loop failed: %s", strerror(errno));
+	supervisor->exit_code = EXIT_FAILED;
+}
+
 /* ---- The end -------------------------------------------------------------------------------- */
 
 /* Rule 24. Everything is let go by name: it shows that we know what we held. */
@@ -415,7 +430,7 @@ int supervisor_tear_down(struct supervisor *supervisor)
 	if (supervisor->base != NULL)
 		event_base_free(supervisor->base);
 	libevent_global_shutdown();
-	if (supervisor->null > STDERR_FILENO)
+	if (supervisor->null >= 0)
 		close(supervisor->null);
 	if (supervisor->served)
 		log_notice("stopped");
@@ -440,14 +455,12 @@ void supervisor_set_up(struct supervisor *supervisor, const struct launch *launc
 /* ---- A start -------------------------------------------------------------------------------- */
 
 /* The process: what was inherited is undone before the first handler stands. */
-int supervisor_become(const struct launch *launch, const struct conf *conf, const int *keep,
-		      size_t keep_count, struct error *err)
+int supervisor_become(const int *keep, size_t keep_count, struct error *err)
 {
 	struct daemon_reset_options reset = {.keep_fds = keep, .keep_count = keep_count};
 	int wakeup;
 
-	if (daemon_reset(&reset, err) < 0 ||
-	    (launch_sets_nice(launch, conf) && daemon_set_priority((int)conf->nice, err) < 0))
+	if (daemon_reset(&reset, err) < 0)
 		return -1;
 	wakeup = signals_supervisor(err);
 	if (wakeup >= 0)
@@ -465,29 +478,43 @@ static void remember_terminal(struct supervisor *supervisor)
 		close(fd);
 }
 
-static int open_null(struct supervisor *supervisor, struct error *err)
+/* Workers get it as 0 to 2, in the foreground too: they need no terminal, and must not have one. */
+int supervisor_open_null(struct supervisor *supervisor, struct error *err)
 {
-	if (supervisor->launch->foreground) {
-		remember_terminal(supervisor);
-		return 0;
-	}
 	supervisor->null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	return supervisor->null < 0 ? error_errno(err, "cannot open /dev/null") : 0;
+}
+
+/* What nobody asked for in writing must not keep the daemon from starting. */
+static int set_priority(const struct launch *launch, const struct conf *conf, struct error *err)
+{
+	if (!launch_sets_nice(launch, conf) || daemon_set_priority((int)conf->nice, err) == 0)
+		return 0;
+	if (conf->nice_set)
+		return -1;
+	log_warning("%s", err->text);
+	return 0;
 }
 
 static int start(struct supervisor *supervisor, struct conf_source *source, struct conf *conf,
 		 struct error *err)
 {
-	int wakeup = supervisor_become(supervisor->launch, conf, &supervisor->report_fd, 1, err);
+	int wakeup = supervisor_become(&supervisor->report_fd, 1, err);
 
 	if (wakeup < 0 || open_first_log(supervisor->launch, conf, err) < 0 ||
-	    open_null(supervisor, err) < 0 ||
+	    supervisor_open_null(supervisor, err) < 0 ||
 	    pidfile_lock(&supervisor->pidfile, conf->pidfile, err) < 0) {
 		conf_source_free(source);
 		conf_free(conf);
 		return -1;
 	}
 	signals_set_pidfile(&supervisor->pidfile);
+	if (set_priority(supervisor->launch, conf, err) < 0) {
+		conf_source_free(source);
+		conf_free(conf);
+		return -1;
+	}
+	remember_terminal(supervisor);
 	if (supervisor_make_loop(supervisor, wakeup, err) < 0) {
 		conf_source_free(source);
 		conf_free(conf);
@@ -515,6 +542,6 @@ int supervisor_run(const struct launch *launch, struct conf_source *source, stru
 	if (start(&supervisor, source, conf, &err) < 0)
 		start_failed(&supervisor, &err);
 	else
-		event_base_dispatch(supervisor.base);
+		supervisor_loop(&supervisor);
 	return supervisor_tear_down(&supervisor);
 }

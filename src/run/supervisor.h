@@ -59,7 +59,7 @@ struct supervisor {
 	bool served; /* it got as far as PHASE_SERVING */
 	struct pidfile pidfile;
 	struct control *control;
-	int null;      /* /dev/null for workers; -1 in the foreground */
+	int null;      /* /dev/null, for workers */
 	int report_fd; /* to the launching command, until ready; -1: none */
 	time_t since;  /* when the daemon was started */
 	bool had_terminal;
@@ -84,6 +84,12 @@ int supervisor_run(const struct launch *launch, struct conf_source *source, stru
 		   int report_fd);
 
 /*
+ * True when `handover_fd` is a hand-over for this very process, and not a stray number in the
+ * environment.
+ */
+bool supervisor_can_resume(int handover_fd);
+
+/*
  * The same in the image that a restart has executed; `handover_fd` as HANDOVER_VARIABLE names it.
  */
 int supervisor_resume(const struct launch *launch, int handover_fd);
@@ -100,20 +106,28 @@ void supervisor_set_up(struct supervisor *supervisor, const struct launch *launc
  * Make this process a supervisor: undo what was inherited but for `keep`, set the signal handlers,
  * unblock. Returns the descriptor that wakes the loop, or -1.
  */
-int supervisor_become(const struct launch *launch, const struct conf *conf, const int *keep,
-		      size_t keep_count, struct error *err);
+int supervisor_become(const int *keep, size_t keep_count, struct error *err);
 
 /* The event loop and its own events. */
 int supervisor_make_loop(struct supervisor *supervisor, int wakeup, struct error *err);
 
+/* Open supervisor->null. */
+int supervisor_open_null(struct supervisor *supervisor, struct error *err);
+
 /* Start the workers of the next generation, with a limit to their time. */
 int supervisor_start_workers(struct supervisor *supervisor, struct error *err);
+
+/* Live until a stop. */
+void supervisor_loop(struct supervisor *supervisor);
 
 /* Wait for every child that has ended. */
 void supervisor_reap(struct supervisor *supervisor);
 
 /* Let go of everything. Returns the exit code. */
 int supervisor_tear_down(struct supervisor *supervisor);
+
+/* Whether the log could be opened as this configuration says. Returns 0 or -1. */
+int supervisor_check_log(const struct conf *conf, struct error *err);
 
 /*
  * The settings of the log, as this configuration and the options say. Opens a target that changed.

@@ -144,7 +144,7 @@ static void on_channel(evutil_socket_t fd, short what, void *arg)
 
 static int map_counters(struct worker *worker, struct error *err)
 {
-	worker->counters = mmap(NULL, sizeof(*worker->counters), PROT_READ | PROT_WRITE, MAP_SHARED,
+	worker->counters = mmap(NULL, COUNTERS_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
 				worker->start->counters, 0);
 	if (worker->counters == MAP_FAILED)
 		return error_errno(err, "cannot map the counters");
@@ -162,7 +162,7 @@ static int keep_descriptors(struct worker *worker, struct error *err)
 
 	if (keep == NULL)
 		return error_errno(err, "cannot list descriptors");
-	if (start->null >= 0 && fds_redirect_standard(start->null) < 0) {
+	if (fds_redirect_standard(start->null) < 0) {
 		free(keep);
 		return error_errno(err, "cannot put 0, 1 and 2 on /dev/null");
 	}
@@ -216,7 +216,8 @@ static int set_up(struct worker *worker, struct error *err)
 	prctl(PR_SET_NAME, title);
 	/* The loop of the supervisor is left alone: freeing it here would end its epoll
 	 * registrations. */
-	if (worker->start->set_nice && daemon_set_priority(worker->start->nice, err) < 0)
+	if (worker->start->set_nice && daemon_set_priority(worker->start->nice, err) < 0 &&
+	    worker->start->nice_written)
 		return -1;
 	if (map_counters(worker, err) < 0 || keep_descriptors(worker, err) < 0 ||
 	    privileges_drop(worker->start->privileges, err) < 0)
@@ -237,7 +238,7 @@ static void tear_down(struct worker *worker)
 	event_free(worker->channel);
 	event_base_free(worker->base);
 	libevent_global_shutdown();
-	munmap(worker->counters, sizeof(*worker->counters));
+	munmap(worker->counters, COUNTERS_SIZE);
 }
 
 _Noreturn void worker_main(struct worker_start *start)

@@ -18,10 +18,11 @@ struct worker_start {
 	const struct privileges *privileges;
 	bool set_nice; /* to the value below; still as root */
 	int nice;
+	bool nice_written;	  /* a failure is an error only then */
 	int64_t drain_timeout_ms; /* how long it lives on without a supervisor */
 	int channel;		  /* its end */
 	int counters;		  /* a memory file of struct counters */
-	int null;		  /* /dev/null, for 0 to 2; -1: they stay (foreground) */
+	int null;		  /* /dev/null, for 0 to 2 */
 	int *sockets;		  /* where it listens; bound, perhaps listening already */
 	size_t socket_count;
 };

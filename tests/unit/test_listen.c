@@ -1,0 +1,528 @@
+/*
+ * Listening sockets, step by step. Each run has a loopback address of its own, so that no other
+ * process takes a port between two steps.
+ */
+#include "support.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "os/listen.h"
+
+static const struct listen_options plain = {.nodelay = true, .backlog = 16};
+
+static struct address ipv4(const char *host, uint16_t port)
+{
+	struct address address = {.len = sizeof(struct sockaddr_in)};
+	struct sockaddr_in *in = (struct sockaddr_in *)&address.storage;
+
+	in->sin_family = AF_INET;
+	in->sin_port = htons(port);
+	assert_int_equal(inet_pton(AF_INET, host, &in->sin_addr), 1);
+	return address;
+}
+
+/* An address of 127.0.0.0/8 that no other running process uses here; `n` makes it another. */
+static struct address own(unsigned n, uint16_t port)
+{
+	unsigned pid = (unsigned)getpid();
+	char host[16];
+
+	snprintf(host, sizeof(host), "127.%u.%u.%u", 64 + n * 64 + (pid >> 16 & 63), pid >> 8 & 255,
+		 pid & 255);
+	return ipv4(host, port);
+}
+
+static struct address ipv6(const char *host, uint16_t port)
+{
+	struct address address = {.len = sizeof(struct sockaddr_in6)};
+	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&address.storage;
+
+	in6->sin6_family = AF_INET6;
+	in6->sin6_port = htons(port);
+	assert_int_equal(inet_pton(AF_INET6, host, &in6->sin6_addr), 1);
+	return address;
+}
+
+/* With the port that the kernel gave. */
+static struct address address_of(int fd)
+{
+	struct address address = {.len = sizeof(address.storage)};
+
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&address.storage, &address.len), 0);
+	return address;
+}
+
+/* The probe's own answer: 0, or -1 with the sentence in `err`. */
+static int probe(struct address address, struct error *err)
+{
+	return listen_probe(&address, 0, err);
+}
+
+static int open_at(struct address address)
+{
+	struct error err = {0};
+	bool unsupported = true;
+	int fd = listen_open(&address, &unsupported, &err);
+
+	if (fd < 0)
+		fail_msg("%s", err.text);
+	assert_false(unsupported);
+	return fd;
+}
+
+static int open_listening(struct address address)
+{
+	struct error err = {0};
+	int fd = open_at(address);
+
+	assert_int_equal(listen_start(fd, &plain, &err), 0);
+	return fd;
+}
+
+static int option(int fd, int level, int name)
+{
+	int value = -1;
+	socklen_t len = sizeof(value);
+
+	assert_int_equal(getsockopt(fd, level, name, &value, &len), 0);
+	return value;
+}
+
+/* Two connected sockets through a listener: the accepted one is returned. */
+static int accepted_from(int listener, int *client)
+{
+	struct address address = address_of(listener);
+	int fd;
+
+	*client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(*client, (struct sockaddr *)&address.storage, address.len), 0);
+	fd = accept(listener, NULL, NULL);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static bool no_ipv6(void)
+{
+	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct address one = ipv6("::1", 0);
+	bool missing = fd < 0 || bind(fd, (struct sockaddr *)&one.storage, one.len) < 0;
+
+	if (fd >= 0)
+		close(fd);
+	return missing;
+}
+
+/* ---- The probe ------------------------------------------------------------------------------ */
+
+static void a_free_port_passes_the_probe_and_stays_free(void **state)
+{
+	struct error err = {0};
+	int fd = open_at(own(0, 0));
+	struct address address = address_of(fd);
+
+	(void)state;
+	close(fd);
+	assert_int_equal(probe(address, &err), 0);
+	assert_int_equal(probe(address, &err), 0);
+	close(open_listening(address));
+}
+
+static void a_port_in_use_is_said_even_if_its_owner_shares_it(void **state)
+{
+	struct error err = {0};
+	int fd = open_listening(own(0, 0));
+	struct address address = address_of(fd);
+	char wanted[ADDR_TEXT_MAX + 64], text[ADDR_TEXT_MAX];
+
+	(void)state;
+	assert_int_equal(probe(address, &err), -1);
+	address_format(text, sizeof(text), (struct sockaddr *)&address.storage);
+	snprintf(wanted, sizeof(wanted), "cannot listen on %s: Address already in use", text);
+	assert_string_equal(err.text, wanted);
+	close(fd);
+	assert_int_equal(probe(address, &err), 0);
+}
+
+static uint16_t port_of(struct address address)
+{
+	/* sin_port and sin6_port stand at the same place. */
+	return ntohs(((struct sockaddr_in *)&address.storage)->sin_port);
+}
+
+static void one_address_and_all_addresses_are_in_each_others_way(void **state)
+{
+	struct error err = {0};
+	int one = open_listening(own(0, 0)), all = open_listening(ipv4("0.0.0.0", 0));
+
+	(void)state;
+	assert_int_equal(probe(ipv4("0.0.0.0", port_of(address_of(one))), &err), -1);
+	assert_int_equal(probe(own(1, port_of(address_of(one))), &err), 0);
+	assert_int_equal(probe(own(0, port_of(address_of(all))), &err), -1);
+	close(one);
+	close(all);
+}
+
+static void a_port_whose_connections_wait_to_end_passes_the_probe(void **state)
+{
+	struct error err = {0};
+	int listener = open_listening(own(0, 0)), client;
+	struct address address = address_of(listener);
+	int fd = accepted_from(listener, &client);
+	char byte;
+
+	(void)state;
+	/* The side that closes first keeps its port in TIME_WAIT. */
+	close(fd);
+	assert_int_equal(read(client, &byte, 1), 0);
+	close(client);
+	close(listener);
+	assert_int_equal(probe(address, &err), 0);
+}
+
+struct owner {
+	struct address address;
+	int fd;
+	int64_t ms;
+};
+
+/* Give the port back after a while, as retiring workers of a dead daemon do. */
+static int give_back(void *arg)
+{
+	struct owner *owner = arg;
+	struct timespec while_ms = {0, owner->ms * 1000000};
+
+	nanosleep(&while_ms, NULL);
+	close(owner->fd);
+	return 0;
+}
+
+static void a_port_that_becomes_free_in_time_passes_the_probe(void **state)
+{
+	struct owner owner = {.ms = 200};
+	struct error err = {0};
+	pid_t pid;
+
+	(void)state;
+	owner.fd = open_listening(own(0, 0));
+	owner.address = address_of(owner.fd);
+	pid = support_fork(give_back, &owner);
+	close(owner.fd);
+	assert_int_equal(listen_probe(&owner.address, 20000, &err), 0);
+	assert_int_equal(support_wait(pid), 0);
+}
+
+static void a_port_that_stays_in_use_is_tried_for_that_time_only(void **state)
+{
+	struct error err = {0};
+	int fd = open_listening(own(0, 0));
+	struct address address = address_of(fd);
+	int64_t start = clock_ms();
+
+	(void)state;
+	assert_int_equal(listen_probe(&address, 120, &err), -1);
+	assert_in_range(clock_ms() - start, 120, 10000);
+	close(fd);
+}
+
+static void an_address_of_another_machine_is_said_at_once(void **state)
+{
+	struct error err = {0};
+	/* TEST-NET-3 of RFC 5737. */
+	struct address address = ipv4("203.0.113.1", 30333);
+	int64_t start = clock_ms();
+
+	(void)state;
+	assert_int_equal(listen_probe(&address, 20000, &err), -1);
+	assert_contains(err.text, "cannot listen on 203.0.113.1:30333: ");
+	assert_in_range(clock_ms() - start, 0, 15000);
+}
+
+static int probe_privileged(void *arg)
+{
+	struct address address = *(struct address *)arg;
+	struct error err = {0};
+
+	if (geteuid() == 0)
+		CHILD_CHECK(setresuid(65534, 65534, 65534) == 0);
+	/* Where the kernel lets everybody have this port, there is nothing to see. */
+	if (listen_probe(&address, 0, &err) == 0)
+		return 77;
+	return err.code == EXIT_PERMISSION ? 0 : 1;
+}
+
+static void a_port_that_needs_root_has_its_own_exit_code(void **state)
+{
+	struct address address = own(0, 1);
+	int result = support_in_child(probe_privileged, &address);
+
+	(void)state;
+	if (result == 77)
+		skip();
+	assert_int_equal(result, 0);
+}
+
+/* ---- Opening -------------------------------------------------------------------------------- */
+
+static void a_port_is_opened_twice_by_those_who_share_it(void **state)
+{
+	int one = open_at(own(0, 0)), two;
+	struct error err = {0};
+
+	(void)state;
+	two = open_at(address_of(one));
+	assert_int_equal(listen_start(one, &plain, &err), 0);
+	assert_int_equal(listen_start(two, &plain, &err), 0);
+	assert_int_equal(option(one, SOL_SOCKET, SO_REUSEPORT), 1);
+	assert_int_equal(option(two, SOL_SOCKET, SO_REUSEADDR), 1);
+	close(one);
+	close(two);
+}
+
+static void an_open_socket_does_not_listen_block_or_survive_exec(void **state)
+{
+	int fd = open_at(own(0, 0));
+
+	(void)state;
+	assert_int_equal(option(fd, SOL_SOCKET, SO_ACCEPTCONN), 0);
+	assert_int_equal(fcntl(fd, F_GETFL) & O_NONBLOCK, O_NONBLOCK);
+	assert_int_equal(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+	close(fd);
+}
+
+static void ipv6_leaves_ipv4_to_others(void **state)
+{
+	int six, four;
+
+	(void)state;
+	if (no_ipv6())
+		skip();
+	six = open_listening(ipv6("::", 0));
+	assert_int_equal(option(six, IPPROTO_IPV6, IPV6_V6ONLY), 1);
+	four = open_listening(own(0, port_of(address_of(six))));
+	close(six);
+	close(four);
+}
+
+static void opening_what_is_not_ours_is_said_and_no_lack_of_support(void **state)
+{
+	struct address four = ipv4("203.0.113.1", 30333);
+	struct error err = {0};
+	bool unsupported = true;
+
+	(void)state;
+	assert_int_equal(listen_open(&four, &unsupported, &err), -1);
+	assert_contains(err.text, "cannot listen on 203.0.113.1:30333: ");
+	assert_false(unsupported);
+}
+
+static void an_ipv6_address_of_another_machine_is_no_lack_of_support(void **state)
+{
+	/* RFC 3849: no machine has it. */
+	struct address six = ipv6("2001:db8::1", 30333);
+	struct error err = {0};
+	bool unsupported = true;
+
+	(void)state;
+	if (no_ipv6())
+		skip();
+	assert_int_equal(listen_open(&six, &unsupported, &err), -1);
+	assert_false(unsupported);
+}
+
+/* A network of its own whose loopback device is down has no ::1, as where IPv6 is switched off. */
+static int probe_without_ipv6(void *arg)
+{
+	struct address one = *(struct address *)arg;
+	struct error err = {0};
+	bool unsupported = false;
+
+	if (unshare(geteuid() == 0 ? CLONE_NEWNET : CLONE_NEWUSER | CLONE_NEWNET) < 0)
+		return 77;
+	CHILD_CHECK(listen_open(&one, &unsupported, &err) == -1);
+	CHILD_CHECK(unsupported);
+	/*
+	 * The probe leaves it to listen_open, whose caller knows whether another address will do.
+	 */
+	CHILD_CHECK(listen_probe(&one, 0, &err) == 0);
+	return 0;
+}
+
+static void probe_and_open_agree_where_ipv6_is_switched_off(void **state)
+{
+	struct address one = ipv6("::1", 30333);
+	int result = support_in_child(probe_without_ipv6, &one);
+
+	(void)state;
+	if (result == 77)
+		skip();
+	assert_int_equal(result, 0);
+}
+
+/* ---- Options -------------------------------------------------------------------------------- */
+
+static void options_are_set_and_can_be_read(void **state)
+{
+	const struct listen_options options = {
+		.nodelay = true, .keepalive_ms = 90500, .defer_accept_ms = 1000, .backlog = 16};
+	struct error err = {0};
+	int fd = open_listening(own(0, 0));
+
+	(void)state;
+	assert_int_equal(listen_set(fd, &options, &err), 0);
+	assert_int_equal(option(fd, IPPROTO_TCP, TCP_NODELAY), 1);
+	assert_int_equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
+	/* The kernel has whole seconds: never fewer than asked. */
+	assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPIDLE), 91);
+	assert_true(option(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT) >= 1);
+	close(fd);
+}
+
+static void options_can_be_taken_back_on_a_socket_that_listens(void **state)
+{
+	const struct listen_options on = {
+		.nodelay = true, .keepalive_ms = 1000, .defer_accept_ms = 1000, .backlog = 16};
+	const struct listen_options off = {.nodelay = false, .backlog = 16};
+	struct error err = {0};
+	int fd = open_listening(own(0, 0));
+
+	(void)state;
+	assert_int_equal(listen_set(fd, &on, &err), 0);
+	assert_int_equal(listen_set(fd, &off, &err), 0);
+	assert_int_equal(option(fd, IPPROTO_TCP, TCP_NODELAY), 0);
+	assert_int_equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 0);
+	assert_int_equal(option(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT), 0);
+	close(fd);
+}
+
+static void accepted_connections_inherit_the_options(void **state)
+{
+	const struct listen_options options = {
+		.nodelay = true, .keepalive_ms = 77000, .backlog = 16};
+	struct error err = {0};
+	int listener = open_at(own(0, 0)), client, fd;
+
+	(void)state;
+	assert_int_equal(listen_set(listener, &options, &err), 0);
+	assert_int_equal(listen_start(listener, &options, &err), 0);
+	fd = accepted_from(listener, &client);
+	assert_int_equal(option(fd, IPPROTO_TCP, TCP_NODELAY), 1);
+	assert_int_equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
+	assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPIDLE), 77);
+	close(fd);
+	close(client);
+	close(listener);
+}
+
+static void what_is_no_socket_takes_no_options(void **state)
+{
+	struct error err = {0};
+	int ends[2];
+
+	(void)state;
+	assert_int_equal(pipe(ends), 0);
+	assert_int_equal(listen_set(ends[0], &plain, &err), -1);
+	assert_contains(err.text, "cannot set TCP_NODELAY");
+	assert_int_equal(listen_start(ends[0], &plain, &err), -1);
+	assert_contains(err.text, "cannot listen");
+	close(ends[0]);
+	close(ends[1]);
+}
+
+static void starting_again_changes_the_backlog_and_keeps_who_waits(void **state)
+{
+	const struct listen_options larger = {.backlog = 64};
+	struct error err = {0};
+	int listener = open_listening(own(0, 0)), client, fd;
+	struct address address = address_of(listener);
+
+	(void)state;
+	client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(client, (struct sockaddr *)&address.storage, address.len), 0);
+	assert_int_equal(listen_start(listener, &larger, &err), 0);
+	fd = accept(listener, NULL, NULL);
+	assert_true(fd >= 0);
+	close(fd);
+	close(client);
+	close(listener);
+}
+
+/* ---- Verifying what was handed over --------------------------------------------------------- */
+
+static void a_handed_over_socket_is_known_by_its_address(void **state)
+{
+	int fd = open_at(own(0, 0));
+	struct address address = address_of(fd), other = own(1, 0);
+	struct error err = {0};
+	bool listening = true;
+
+	(void)state;
+	assert_true(listen_verify(fd, &address, &listening));
+	assert_false(listening);
+	assert_int_equal(listen_start(fd, &plain, &err), 0);
+	assert_true(listen_verify(fd, &address, &listening));
+	assert_true(listening);
+	assert_false(listen_verify(fd, &other, &listening));
+	close(fd);
+}
+
+static void what_is_no_tcp_socket_is_not_verified(void **state)
+{
+	struct address address = own(0, 0), bound;
+	int udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC), pair[2];
+	bool listening;
+
+	(void)state;
+	assert_int_equal(bind(udp, (struct sockaddr *)&address.storage, address.len), 0);
+	bound = address_of(udp);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_false(listen_verify(udp, &bound, &listening));
+	assert_false(listen_verify(null, &bound, &listening));
+	assert_false(listen_verify(pair[0], &bound, &listening));
+	assert_false(listen_verify(-1, &bound, &listening));
+	close(udp);
+	close(null);
+	close(pair[0]);
+	close(pair[1]);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_free_port_passes_the_probe_and_stays_free),
+		cmocka_unit_test(a_port_in_use_is_said_even_if_its_owner_shares_it),
+		cmocka_unit_test(one_address_and_all_addresses_are_in_each_others_way),
+		cmocka_unit_test(a_port_whose_connections_wait_to_end_passes_the_probe),
+		cmocka_unit_test(a_port_that_becomes_free_in_time_passes_the_probe),
+		cmocka_unit_test(a_port_that_stays_in_use_is_tried_for_that_time_only),
+		cmocka_unit_test(an_address_of_another_machine_is_said_at_once),
+		cmocka_unit_test(a_port_that_needs_root_has_its_own_exit_code),
+		cmocka_unit_test(a_port_is_opened_twice_by_those_who_share_it),
+		cmocka_unit_test(an_open_socket_does_not_listen_block_or_survive_exec),
+		cmocka_unit_test(ipv6_leaves_ipv4_to_others),
+		cmocka_unit_test(opening_what_is_not_ours_is_said_and_no_lack_of_support),
+		cmocka_unit_test(an_ipv6_address_of_another_machine_is_no_lack_of_support),
+		cmocka_unit_test(probe_and_open_agree_where_ipv6_is_switched_off),
+		cmocka_unit_test(options_are_set_and_can_be_read),
+		cmocka_unit_test(options_can_be_taken_back_on_a_socket_that_listens),
+		cmocka_unit_test(accepted_connections_inherit_the_options),
+		cmocka_unit_test(what_is_no_socket_takes_no_options),
+		cmocka_unit_test(starting_again_changes_the_backlog_and_keeps_who_waits),
+		cmocka_unit_test(a_handed_over_socket_is_known_by_its_address),
+		cmocka_unit_test(what_is_no_tcp_socket_is_not_verified),
+	};
+
+	support_limit_time(120);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,296 @@
+/* Time-outs of many entries with one timer. */
+#include "support.h"
+
+#include <event2/event.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "net/timeouts.h"
+
+#define IDLE_MS	 40
+#define WRITE_MS 80
+#define LIMIT_MS 10000 /* nothing here takes longer on any machine */
+#define MANY	 5000
+
+/* `expired` has no argument of the test's own. */
+static struct fixture {
+	struct event_base *base;
+	struct timeouts timeouts;
+	struct timeout_entry *expired[MANY];
+	int64_t expired_at[MANY];
+	size_t count;
+	size_t wanted;
+	enum timeout_kind move_to; /* TIMEOUT_KINDS: take it out */
+} fixture;
+
+static void on_expired(struct timeout_entry *entry)
+{
+	struct fixture *f = &fixture;
+
+	if (f->count < MANY) {
+		f->expired[f->count] = entry;
+		f->expired_at[f->count] = clock_coarse_ms();
+	}
+	f->count++;
+	if (f->move_to == TIMEOUT_KINDS)
+		timeouts_remove(&f->timeouts, entry);
+	else
+		timeouts_move(&f->timeouts, entry, f->move_to, clock_coarse_ms());
+	if (f->count == f->wanted)
+		event_base_loopbreak(f->base);
+}
+
+static int setup(void **state)
+{
+	const int64_t after_ms[TIMEOUT_KINDS] = {
+		[TIMEOUT_IDLE] = IDLE_MS, [TIMEOUT_WRITE] = WRITE_MS, [TIMEOUT_LINGER] = 0};
+
+	memset(&fixture, 0, sizeof(fixture));
+	fixture.move_to = TIMEOUT_KINDS;
+	fixture.base = event_base_new();
+	*state = &fixture;
+	return timeouts_init(&fixture.timeouts, fixture.base, after_ms, on_expired);
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	timeouts_free(&f->timeouts);
+	event_base_free(f->base);
+	return 0;
+}
+
+/* Let time pass until so many have expired in all. */
+static void run_until_expired(struct fixture *f, size_t n)
+{
+	struct timeval limit = {LIMIT_MS / 1000, 0};
+
+	f->wanted = n;
+	assert_int_equal(event_base_loopexit(f->base, &limit), 0);
+	event_base_dispatch(f->base);
+	assert_int_equal(f->count, n);
+}
+
+static void on_time(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	event_base_loopbreak(arg);
+}
+
+/* Let that time pass, whatever expires. */
+static void run_for(struct fixture *f, int ms)
+{
+	struct timeval tv = {0, ms * 1000};
+	struct event *timer = evtimer_new(f->base, on_time, f->base);
+
+	evtimer_add(timer, &tv);
+	event_base_dispatch(f->base);
+	event_free(timer);
+}
+
+static void entries_expire_in_the_order_of_their_last_activity(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry a, b, c;
+	int64_t now = clock_coarse_ms();
+
+	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, now - 2);
+	timeouts_add(&f->timeouts, &b, TIMEOUT_IDLE, now - 1);
+	timeouts_add(&f->timeouts, &c, TIMEOUT_IDLE, now - 1);
+	timeouts_touch(&f->timeouts, &a, now);
+	run_until_expired(f, 3);
+	assert_ptr_equal(f->expired[0], &b);
+	assert_ptr_equal(f->expired[1], &c);
+	assert_ptr_equal(f->expired[2], &a);
+}
+
+static void nothing_expires_before_its_time(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry a, b;
+	int64_t now = clock_coarse_ms();
+
+	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, now);
+	timeouts_add(&f->timeouts, &b, TIMEOUT_WRITE, now);
+	run_until_expired(f, 2);
+	assert_ptr_equal(f->expired[0], &a);
+	assert_true(f->expired_at[0] >= now + IDLE_MS);
+	assert_ptr_equal(f->expired[1], &b);
+	assert_true(f->expired_at[1] >= now + WRITE_MS);
+}
+
+static void activity_postpones(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry a, b;
+	int64_t now = clock_coarse_ms();
+
+	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, now);
+	timeouts_add(&f->timeouts, &b, TIMEOUT_IDLE, now);
+	run_for(f, IDLE_MS / 2);
+	now = clock_coarse_ms();
+	timeouts_touch(&f->timeouts, &a, now);
+	run_until_expired(f, 2);
+	assert_ptr_equal(f->expired[0], &b);
+	assert_ptr_equal(f->expired[1], &a);
+	assert_true(f->expired_at[1] >= now + IDLE_MS);
+}
+
+static void a_time_of_zero_is_never(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry never, soon;
+	int64_t now = clock_coarse_ms();
+
+	timeouts_add(&f->timeouts, &never, TIMEOUT_LINGER, now - 1000000);
+	assert_false(evtimer_pending(f->timeouts.sweep, NULL));
+	timeouts_add(&f->timeouts, &soon, TIMEOUT_IDLE, now);
+	run_until_expired(f, 1);
+	assert_ptr_equal(f->expired[0], &soon);
+	run_for(f, 5);
+	assert_int_equal(f->count, 1);
+	timeouts_remove(&f->timeouts, &never);
+}
+
+static void a_removed_entry_does_not_expire(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry a, b;
+	int64_t now = clock_coarse_ms();
+
+	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, now);
+	timeouts_add(&f->timeouts, &b, TIMEOUT_IDLE, now);
+	timeouts_remove(&f->timeouts, &a);
+	run_until_expired(f, 1);
+	assert_ptr_equal(f->expired[0], &b);
+}
+
+static void a_moved_entry_expires_by_its_new_kind(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry a;
+	int64_t now = clock_coarse_ms();
+
+	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, now);
+	timeouts_move(&f->timeouts, &a, TIMEOUT_WRITE, now);
+	assert_int_equal(a.kind, TIMEOUT_WRITE);
+	run_until_expired(f, 1);
+	assert_true(f->expired_at[0] >= now + WRITE_MS);
+}
+
+static void an_entry_may_move_when_it_expires(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry a;
+	int64_t now = clock_coarse_ms();
+
+	f->move_to = TIMEOUT_WRITE;
+	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, now);
+	run_until_expired(f, 1);
+	f->move_to = TIMEOUT_IDLE;
+	run_until_expired(f, 2);
+	f->move_to = TIMEOUT_KINDS;
+	run_until_expired(f, 3);
+	assert_true(f->expired_at[1] >= f->expired_at[0] + WRITE_MS);
+	assert_true(f->expired_at[2] >= f->expired_at[1] + IDLE_MS);
+	assert_true(TAILQ_EMPTY(&f->timeouts.lists[TIMEOUT_IDLE]));
+}
+
+static void activity_touches_no_timer(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry a;
+	int64_t now = clock_coarse_ms(), armed;
+
+	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, now);
+	armed = f->timeouts.sweep_at;
+	assert_int_equal(armed, now + IDLE_MS);
+	for (int i = 1; i <= 10; i++)
+		timeouts_touch(&f->timeouts, &a, now + i);
+	assert_int_equal(f->timeouts.sweep_at, armed);
+	assert_int_equal(a.since, now + 10);
+	timeouts_remove(&f->timeouts, &a);
+}
+
+static void without_entries_no_timer_runs(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry a;
+
+	assert_false(evtimer_pending(f->timeouts.sweep, NULL));
+	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, clock_coarse_ms());
+	run_until_expired(f, 1);
+	/* The break came from inside the sweep; it has ended, and there was nothing to arm for. */
+	assert_false(evtimer_pending(f->timeouts.sweep, NULL));
+	assert_true(f->timeouts.sweep_at == INT64_MAX);
+}
+
+static void a_sooner_entry_brings_the_timer_forward(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry late, soon;
+	int64_t now = clock_coarse_ms();
+
+	timeouts_add(&f->timeouts, &late, TIMEOUT_WRITE, now);
+	assert_int_equal(f->timeouts.sweep_at, now + WRITE_MS);
+	timeouts_add(&f->timeouts, &soon, TIMEOUT_IDLE, now);
+	assert_int_equal(f->timeouts.sweep_at, now + IDLE_MS);
+	run_until_expired(f, 1);
+	assert_ptr_equal(f->expired[0], &soon);
+	timeouts_remove(&f->timeouts, &late);
+}
+
+static void many_entries_under_random_activity_all_expire_in_their_time(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry *entries = calloc(MANY, sizeof(*entries));
+	struct support_random random;
+
+	assert_non_null(entries);
+	support_random_start(&random);
+	for (size_t i = 0; i < MANY; i++)
+		timeouts_add(&f->timeouts, &entries[i],
+			     support_random_below(&random, 2) == 0 ? TIMEOUT_IDLE : TIMEOUT_WRITE,
+			     clock_coarse_ms());
+	for (size_t i = 0; i < MANY / 2; i++) {
+		struct timeout_entry *one = &entries[support_random_below(&random, MANY)];
+
+		if (support_random_below(&random, 2) == 0)
+			timeouts_touch(&f->timeouts, one, clock_coarse_ms());
+		else
+			timeouts_move(&f->timeouts, one, TIMEOUT_WRITE, clock_coarse_ms());
+	}
+	run_until_expired(f, MANY);
+	for (size_t i = 0; i < MANY; i++) {
+		struct timeout_entry *one = f->expired[i];
+		int64_t after = one->kind == TIMEOUT_IDLE ? IDLE_MS : WRITE_MS;
+
+		assert_true(f->expired_at[i] >= one->since + after);
+	}
+	free(entries);
+}
+
+#define TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(entries_expire_in_the_order_of_their_last_activity),
+		TEST(nothing_expires_before_its_time),
+		TEST(activity_postpones),
+		TEST(a_time_of_zero_is_never),
+		TEST(a_removed_entry_does_not_expire),
+		TEST(a_moved_entry_expires_by_its_new_kind),
+		TEST(an_entry_may_move_when_it_expires),
+		TEST(activity_touches_no_timer),
+		TEST(without_entries_no_timer_runs),
+		TEST(a_sooner_entry_brings_the_timer_forward),
+		TEST(many_entries_under_random_activity_all_expire_in_their_time),
+	};
+
+	support_limit_time(120);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
