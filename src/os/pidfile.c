@@ -249,6 +249,7 @@ static int find_holder(int fd, const char *path, struct pidfile_holder *holder, 
 int pidfile_find(const char *path, struct pidfile_holder *holder, struct error *err)
 {
 	int fd = open(path, O_RDONLY | OPEN_FLAGS);
+	struct stat st;
 	int result;
 
 	*holder = (struct pidfile_holder){0, -1, false};
@@ -257,7 +258,10 @@ int pidfile_find(const char *path, struct pidfile_holder *holder, struct error *
 	if (fd < 0)
 		return open_error(path, err);
 	holder->file_exists = true;
-	result = find_holder(fd, path, holder, err);
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+		result = find_holder(fd, path, holder, err);
+	else
+		result = error_set(err, EXIT_FAILED, "the pidfile %s is not a regular file", path);
 	close(fd);
 	return result;
 }

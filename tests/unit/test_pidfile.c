@@ -729,7 +729,8 @@ static void verbs_do_not_follow_a_link_and_do_not_wait_for_a_fifo(void **state)
 	assert_contains(err.text, "is a symbolic link");
 	assert_int_equal(unlink(f->path), 0);
 	assert_int_equal(mkfifo(f->path, 0600), 0);
-	assert_int_equal(pidfile_find(f->path, &holder, &err), 0);
+	assert_int_equal(pidfile_find(f->path, &holder, &err), -1);
+	assert_contains(err.text, "is not a regular file");
 	assert_int_equal(holder.pid, 0);
 }
 
