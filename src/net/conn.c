@@ -321,23 +321,24 @@ static bool hold(struct conn *conn, const unsigned char *rest, size_t len)
 		return true;
 	}
 	if (len > conn->held_cap) {
-		/* `rest` lies in the common buffer: what is held has never more than it has room
-		 * for. */
 		size_t cap = HELD_MIN;
 		unsigned char *larger;
 
 		while (cap < len + HELD_MIN / 2)
 			cap *= 2;
-		larger = realloc(conn->held, cap);
+		larger = malloc(cap);
 		if (larger == NULL) {
 			conn_close(conn, "no memory for its line",
 				   &conn->server->counters->no_memory);
 			return false;
 		}
+		memcpy(larger, rest, len);
+		free(conn->held);
 		conn->held = larger;
 		conn->held_cap = cap;
+	} else {
+		memmove(conn->held, rest, len);
 	}
-	memmove(conn->held, rest, len);
 	conn->held_len = len;
 	return true;
 }
