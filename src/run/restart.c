@@ -275,6 +275,23 @@ static void trial_failure(const struct restart *restart, int status, struct erro
 
 static int hand_over(struct supervisor *supervisor, struct error *err);
 
+/* A stop has come that was not taken yet: it wins, and a flag would be lost with this image. */
+static bool stop_is_waiting(void)
+{
+	return signals_waiting(SIGTERM) || signals_waiting(SIGINT) || signals_waiting(SIGUSR1);
+}
+
+/* A stop wins over a restart: tell who waits for it. */
+static void give_up(struct supervisor *supervisor)
+{
+	struct error err = {0};
+
+	error_set(&err, EXIT_FAILED, "the daemon is stopping");
+	count_outcome(&supervisor->restart, &err);
+	log_notice("the restart that was under way is given up: %s", err.text);
+	control_restart_ended(supervisor->control);
+}
+
 bool restart_child_ended(struct supervisor *supervisor, pid_t pid, int status)
 {
 	struct restart *restart = &supervisor->restart;
@@ -295,7 +312,11 @@ bool restart_child_ended(struct supervisor *supervisor, pid_t pid, int status)
 	} else {
 		trial_failure(restart, status, &err);
 	}
-	restart_ended(supervisor, &err);
+	/* A stop that came this very moment is about to be obeyed. */
+	if (stop_is_waiting())
+		give_up(supervisor);
+	else
+		restart_ended(supervisor, &err);
 	return true;
 }
 
@@ -307,14 +328,8 @@ void restart_abandon(struct supervisor *supervisor)
 	if (restart->trial > 0)
 		kill(restart->trial, SIGKILL);
 	unwatch_trial(restart);
-	if (restart->step != RESTART_NONE) {
-		struct error err = {0};
-
-		error_set(&err, EXIT_FAILED, "the daemon is stopping");
-		count_outcome(restart, &err);
-		log_notice("the restart that was under way is given up");
-		control_restart_ended(supervisor->control);
-	}
+	if (restart->step != RESTART_NONE)
+		give_up(supervisor);
 }
 
 /* ---- The hand-over -------------------------------------------------------------------------- */
@@ -386,12 +401,6 @@ static int write_blob(const struct handover *handover, struct error *err)
 		fd = memory_file_sealed("echod-handover", writer.data, writer.len, err);
 	blob_writer_free(&writer);
 	return fd;
-}
-
-/* With every signal blocked: what has come and was not taken would be lost with this image. */
-static bool stop_is_waiting(void)
-{
-	return signals_waiting(SIGTERM) || signals_waiting(SIGINT) || signals_waiting(SIGUSR1);
 }
 
 static void execute(struct supervisor *supervisor, const struct handover *handover, int blob,

@@ -1,0 +1,336 @@
+"""The configuration as the command sees it: check, errors with file and line, options over it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from echod import Echod, read_to_end, seconds
+from launching import ordinary, refuses
+from procfs import wait_until
+
+MANY_MISTAKES = """\
+pidfile = "relative.pid";
+drain_timout = 30;
+drain_timeout = "soon";
+max_retiring = 0;
+log = {
+    level = "notise";
+    target = "somewhere";
+    colour = true;
+};
+services = (
+    { name = "one"; listen = [ "127.0.0.1" ]; },
+    { name = "one"; listen = [ "127.0.0.1:70000" ]; workers = "two"; },
+    { protocol = "chargen"; listen = [ "127.0.0.1:7007" ]; nodelay = 1; },
+    { name = "bad name"; max_line = 5000000000; }
+);
+"""
+
+# Line and what is said about it.
+SAID = {
+    1: "absolute", 2: "did you mean 'drain_timeout'", 3: "time", 4: "between",
+    6: "did you mean 'notice'", 8: "colour", 11: "port", 12: "70000", 13: "chargen",
+    14: "5000000000",
+}
+
+
+def check(echod: Echod, text: str, expect: int) -> str:
+    """Check this text; what it says on stderr."""
+    echod.config = echod.dir / "echod.conf"
+    echod.config.write_text(text)
+    return echod.run_command([str(echod.executable), "check", "-f", str(echod.config)],
+                             expect=expect).stderr
+
+
+@pytest.mark.valgrind_subset
+@pytest.mark.parametrize("verb", ["check", "start"])
+def test_all_mistakes_at_once_with_file_and_line(echod: Echod, verb: str) -> None:
+    """Each is one line "echod: file:line: sentence"; nothing is touched."""
+    echod.config = echod.dir / "echod.conf"
+    echod.config.write_text(MANY_MISTAKES)
+    before = set(os.listdir(echod.dir))
+    done = echod.run_command([str(echod.executable), verb, "-f", str(echod.config)], expect=6)
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("echod: ") for line in lines)
+    for number, words in SAID.items():
+        found = [line for line in lines if f"{echod.config}:{number}: " in line]
+        assert found and any(words in line for line in found), (number, words, done.stderr)
+    assert "somewhere" in done.stderr  # found after the walk through the file
+    assert "already defined" in done.stderr
+    assert set(os.listdir(echod.dir)) == before
+
+
+def test_syntax_error(echod: Echod) -> None:
+    """Where libconfig stopped to understand."""
+    said = check(echod, "drain_timeout = 5;\nlog = {\n  level = ;\n};\n", 6)
+    assert f"{echod.config}:3: " in said and "syntax" in said
+
+
+def test_mistake_in_an_included_file(echod: Echod) -> None:
+    """The line is that of the file in which it stands, and lines behind it keep their numbers."""
+    included = echod.dir / "part.conf"
+    included.write_text("\n\nnonsense = 1;\n")
+    said = check(echod, '@include "part.conf"\n\nrubbish = 2;\n', 6)
+    assert f"{included}:3: " in said and "nonsense" in said
+    assert f"{echod.config}:3: " in said and "rubbish" in said
+
+
+def test_included_file_that_is_missing(echod: Echod) -> None:
+    said = check(echod, '\n@include "missing.conf"\n', 6)
+    assert f"{echod.config}:2: " in said and "missing.conf" in said and "No such file" in said
+
+
+def test_file_that_includes_itself(echod: Echod) -> None:
+    said = check(echod, '@include "echod.conf"\n', 6)
+    assert f"{echod.config}:1: " in said
+
+
+def test_check_of_a_correct_file_touches_nothing(echod: Echod) -> None:
+    """No pidfile, no socket, no log: a check may run at any time, also beside the daemon."""
+    echod.configure()
+    before = {name: os.stat(echod.dir / name).st_mtime_ns for name in os.listdir(echod.dir)}
+    done = echod.run("check", expect=0)
+    assert done.stderr == "" and str(echod.config) in done.stdout
+    after = {name: os.stat(echod.dir / name).st_mtime_ns for name in os.listdir(echod.dir)}
+    assert before == after
+
+
+def test_check_beside_the_running_daemon(echod: Echod) -> None:
+    """It opens no sockets, so it steals no connections, and it leaves the lock alone."""
+    echod.configure()
+    echod.start()
+    checks = [subprocess.Popen(echod.command("check", "-q"), env=echod.env) for _ in range(10)]
+    for _ in range(30):
+        echod.assert_serves()
+    assert [c.wait(seconds(20)) for c in checks] == [0] * 10
+    assert echod.status()["pid"] == echod.pid
+
+
+def test_check_defaults_names_every_key(echod: Echod) -> None:
+    """Each with its sentence; the sample file and the manual are checked against it."""
+    done = echod.run_command([str(echod.executable), "check", "--defaults"], expect=0)
+    for key in ("pidfile", "control", "user", "group", "nice", "drain_timeout", "retire_timeout",
+                "start_timeout", "max_retiring", "target", "facility", "level", "socket", "name",
+                "protocol", "listen", "workers", "backlog", "defer_accept", "keepalive", "nodelay",
+                "max_lines", "max_line", "max_pending", "idle_timeout", "write_timeout"):
+        assert re.search(rf"^\s*(# )?{key}( =|:)", done.stdout, re.MULTILINE), key
+
+
+def test_shipped_sample_is_correct(echod: Echod) -> None:
+    """etc/echod.conf as it stands passes the check."""
+    sample = Path(__file__).resolve().parents[2] / "etc" / "echod.conf"
+    if not sample.exists():
+        pytest.skip("the sample is not there")
+    done = echod.run_command([str(echod.executable), "check", "-f", str(sample), "-P",
+                              str(echod.pidfile)])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("value, fits", [
+    ("30", True), ('"30"', True), ('"500ms"', True), ('"2m"', True), ("0.5", True), ('"1d"', True),
+    ("-1", False), ('"2 days"', False), ('"1e3"', False), ("true", False), ("[ 1 ]", False),
+    ('""', False), ("5000000000", False), ("90000", False), ("0x10", True),
+])
+def test_times(echod: Echod, value: str, fits: bool) -> None:
+    """Seconds, or a string with a unit; everything else is said."""
+    said = check(echod, f"drain_timeout = {value};\npidfile = \"/x.pid\";\n", 0 if fits else 6)
+    assert fits or "echod.conf:1: " in said
+
+
+@pytest.mark.parametrize("value, fits", [
+    ("4096", True), ('"64k"', True), ('"1M"', True), ("2", True), ("1", False), ('"17M"', False),
+    ('"64x"', False), ("5000000000", False), ("5000000000L", False),
+    ('"99999999999999999999G"', False),
+])
+def test_sizes(echod: Echod, value: str, fits: bool) -> None:
+    said = check(echod, 'services = ( { name = "a"; listen = [ "*:7007" ];\n'
+                 f'max_line = {value}; }} );\npidfile = "/x.pid";\n', 0 if fits else 6)
+    assert fits or "echod.conf:2: " in said
+
+
+@pytest.mark.parametrize("address, fits", [
+    ("*:7007", True), ("127.0.0.1:7007", True), ("[::1]:7007", True), ("tcp:*:7007", True),
+    ("localhost:7007", True), ("::1:7007", False), ("[::1]", False), ("7007", False),
+    (":7007", False), ("*:0", False), ("*:65536", False), ("*:http", False), ("udp:*:7007", False),
+    ("unix:/tmp/x", False), ("", False), ("[::1:7007", False), ("x" * 300 + ":7", False),
+])
+def test_addresses(echod: Echod, address: str, fits: bool) -> None:
+    said = check(echod, 'pidfile = "/x.pid";\nservices = ( { name = "a";\n'
+                 f'listen = [ "{address}" ]; }} );\n', 0 if fits else 6)
+    assert fits or "echod.conf:3: " in said
+
+
+@pytest.mark.parametrize("text", [
+    'services = ();', 'services = "line";', 'services = ( 1 );', 'services = ( { name = "a"; } );',
+    'services = ( { listen = [ "*:7007" ]; } );', 'services = ( { name = "a"; listen = []; } );',
+    'log = "syslog";', 'log = { target = "file:relative"; };', 'user = "";', 'user = 0;',
+    'services = ( { name = "a"; listen = [ "*:7007", "*:7007" ]; } );',
+    'services = ( { name = "a"; listen = [ "*:7007" ]; },'
+    ' { name = "b"; listen = [ "*:7007" ]; } );',
+    'pidfile = "/x"; control = "/x";', 'control = "/' + "x" * 120 + '";',
+], ids=lambda text: text[:40])
+def test_what_makes_no_sense(echod: Echod, text: str) -> None:
+    """Each is refused with at least one sentence."""
+    said = check(echod, ("" if "pidfile" in text else 'pidfile = "/x.pid";\n') + text + "\n", 6)
+    assert re.search(r"^echod: [^\n]{10,}$", said, re.MULTILINE)
+
+
+@pytest.mark.needs_root
+def test_file_that_everybody_may_write_is_not_obeyed_by_root(echod: Echod) -> None:
+    """Root does not do what anybody may write."""
+    path = echod.configure()
+    path.chmod(0o666)
+    done = echod.start(expect=6)
+    assert str(path) in done.stderr and "writable" in done.stderr
+    path.chmod(0o644)
+    echod.start()
+    path.chmod(0o666)
+    echod.expect_log("writable")
+    assert echod.restart(expect=None).returncode != 0
+    echod.assert_serves()
+
+
+@pytest.mark.needs_root
+def test_workers_must_not_run_as_root(echod: Echod) -> None:
+    echod.configure(user="root")
+    assert "root" in echod.start(expect=6).stderr
+
+
+def test_ordinary_user_cannot_choose_another_user(echod: Echod) -> None:
+    """Exit code 4: not permitted."""
+    ordinary(echod)
+    echod.settings["user"] = "daemon"
+    done = echod.start(expect=4)
+    assert re.fullmatch(r"echod: [^\n]*'daemon'[^\n]*\n", done.stderr)
+
+
+@pytest.mark.parametrize("file", ["directory", "fifo", "device", "nul", "huge"])
+def test_files_that_are_none(echod: Echod, file: str) -> None:
+    """They neither hang nor crash anything."""
+    echod.config = path = echod.dir / "echod.conf"
+    if file == "directory":
+        path.mkdir()
+    elif file == "fifo":
+        os.mkfifo(path)
+    elif file == "device":
+        echod.config = path = Path("/dev/zero")
+    elif file == "nul":
+        path.write_bytes(b"drain_timeout = 3;\0")
+    else:
+        path.write_bytes(b"#" * 2_000_000)
+    done = echod.run_command([str(echod.executable), "check", "-f", str(path)], expect=6)
+    assert str(path) in done.stderr
+
+
+def test_options_go_over_the_file(echod: Echod) -> None:
+    """-o for global keys, the log and services by name."""
+    echod.configure(echod.service(max_lines=1), drain_timeout=1)
+    echod.settings["services.line.max_lines"] = 3
+    echod.start()
+    assert echod.echo(b"1\n2\n3\n4\n") == b"1\n2\n3\n"
+
+
+@pytest.mark.parametrize("setting, words", [
+    ("drain_timout=3", "did you mean 'drain_timeout'"), ("log.levl=info", "did you mean 'level'"),
+    ("services.line.max_linse=3", "did you mean"),
+    ("services.other.max_lines=3", "no service 'other'"),
+    ("services.line.max_lines=x", "whole number"), ("log.level=loud", "loud"),
+    ("a.b.c.d=1", "a.b.c.d"),
+    ("drain_timeout=", "time"), ("nice=99", "between"),
+])
+def test_wrong_settings_on_the_command_line(echod: Echod, setting: str, words: str) -> None:
+    """Said as "command line", with the nearest known key."""
+    done = echod.start("-o", setting, expect=6)
+    assert re.fullmatch(r"echod: command line: [^\n]*\n", done.stderr) and words in done.stderr
+
+
+def test_port_and_listen_are_for_the_built_in_service(echod: Echod) -> None:
+    """With services in the file they would be ambiguous: it is said."""
+    echod.configure()
+    done = echod.start("-p", str(echod.port), expect=6)
+    assert "-p" in done.stderr and str(echod.config) in done.stderr
+
+
+def test_several_services(echod: Echod) -> None:
+    """Each with its own protocol, addresses, workers and limits."""
+    other = echod.another_port()
+    echod.configure(
+        echod.service("line", max_lines=2, workers=1),
+        echod.service("echo", protocol="echo", listen=[f"127.0.0.1:{other}"], workers=2))
+    echod.start()
+    assert echod.echo(b"a\nb\nc\n") == b"a\nb\n"
+    assert echod.echo(b"no line at all", port=other) == b"no line at all"
+    services = {s["name"]: s for s in echod.status()["services"]}
+    assert services["line"]["workers"] == 1 and services["echo"]["workers"] == 2
+    assert sorted(p["name"] for p in echod.status()["processes"]) == ["echo/0", "echo/1", "line/0"]
+
+
+def test_restart_adds_and_drops_services_and_addresses(echod: Echod) -> None:
+    """What is new serves, what is gone refuses, what stays is not disturbed."""
+    second, third = echod.another_port(), echod.another_port()
+    echod.configure(echod.service("a"), echod.service("b", listen=[f"127.0.0.1:{second}"]))
+    echod.start()
+    echod.configure(echod.service("a"), echod.service("c", listen=[f"127.0.0.1:{third}"]))
+    echod.restart()
+    assert echod.echo() == echod.echo(port=third) == b"hello\n"
+    wait_until(lambda: refuses(echod, second), seconds(5))
+    echod.configure(echod.service("b", listen=[f"127.0.0.1:{second}"]))
+    echod.restart()
+    assert echod.echo(port=second) == b"hello\n"
+    for port in (echod.port, third):
+        wait_until(lambda port=port: refuses(echod, port), seconds(5))
+
+
+@pytest.mark.parametrize("counts", [(1, 4), (4, 1), (3, 2)], ids=str)
+def test_restart_changes_the_number_of_workers(echod: Echod, counts: tuple[int, int]) -> None:
+    """Fewer workers share the sockets that there are: no address is left without one."""
+    echod.configure(echod.service(workers=counts[0]))
+    echod.start()
+    echod.configure(echod.service(workers=counts[1]))
+    echod.restart()
+    assert echod.status()["services"][0]["workers"] == counts[1]
+    assert len(echod.workers()) == counts[1]
+    for _ in range(30):
+        echod.assert_serves()
+
+
+def test_ipv6_and_names(echod: Echod) -> None:
+    """Brackets around the one, a look-up for the other."""
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
+    other = echod.another_port()
+    echod.configure(echod.service(listen=[f"[::1]:{echod.port}", f"localhost:{other}"]))
+    echod.start()
+    assert echod.echo(host="::1") == b"hello\n"
+    assert echod.echo(host="localhost", port=other) == b"hello\n"
+    assert f"[::1]:{echod.port}" in echod.status()["services"][0]["addresses"]
+
+
+def test_name_that_does_not_exist(echod: Echod) -> None:
+    echod.configure(echod.service(listen=[f"no-such-host.invalid:{echod.port}"]))
+    done = echod.start(expect=1)
+    assert re.fullmatch(r"echod: [^\n]*no-such-host\.invalid[^\n]*\n", done.stderr)
+
+
+def test_two_names_for_one_address(echod: Echod) -> None:
+    """Seen only when names are looked up: two services would share the clients by chance."""
+    echod.configure(echod.service("a"), echod.service("b", listen=[f"localhost:{echod.port}"]))
+    done = echod.start(expect=6)
+    assert "used twice" in done.stderr
+
+
+def test_line_limits_are_in_force(echod: Echod) -> None:
+    """max_line and idle_timeout, as a check that settings reach the workers."""
+    echod.configure(echod.service(max_lines=0, max_line=8, idle_timeout="300ms", defer_accept=0))
+    echod.start()
+    assert echod.echo(b"1234567\n12345678\n") == b"1234567\n"
+    with echod.connect() as client:
+        client.settimeout(seconds(5))
+        assert read_to_end(client) == b"", "the idle one is closed"
+    assert isinstance(client, socket.socket)
