@@ -56,7 +56,7 @@ void options_usage(FILE *out)
 	      "  -v, --verbose         log more; may be given again\n"
 	      "  -q, --quiet           log less, and say nothing when a verb succeeds\n"
 	      "      --json            status: answer in JSON\n"
-	      "  -T, --timeout SECONDS stop, restart, reload: how long to wait for the outcome\n"
+	      "  -T, --timeout SECONDS how long a verb waits for the outcome, or for an answer\n"
 	      "      --defaults        check: print every setting with its default\n"
 	      "  -V, --version         print the version\n"
 	      "  -h, --help            print this text\n"
@@ -304,7 +304,7 @@ static int check_taken(const struct options *options, struct error *err)
 		return error_set(err, EXIT_USAGE, "--json is for status, not for %s",
 				 command->name);
 	if (options->timeout_ms >= 0 && !(command->takes & TAKES_TIMEOUT))
-		return error_set(err, EXIT_USAGE, "-T is for stop, restart and reload, not for %s",
+		return error_set(err, EXIT_USAGE, "-T is for verbs that wait, not for %s",
 				 command->name);
 	if ((options->defaults || options->accept_handover != 0) &&
 	    !(command->takes & TAKES_DEFAULTS))

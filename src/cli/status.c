@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 #include "cli/client.h"
 
+/* Without -T; then the lock alone has to do. */
 #define ANSWER_MS 5000
 
 static const char *text_of(const json_t *object, const char *key)
@@ -77,14 +78,15 @@ static int say_absent(const struct options *options, enum status_code code, cons
 
 static int say_running(const struct options *options, const struct target *target)
 {
+	int64_t patience = options->timeout_ms >= 0 ? options->timeout_ms : ANSWER_MS;
 	struct error err = {0};
 	int fd;
 	json_t *reply;
 
 	if (options->quiet && !options->json)
 		return STATUS_RUNS;
-	fd = client_connect(target->conf->control, target->holder.pid, ANSWER_MS, &err);
-	reply = fd < 0 ? NULL : client_ask(fd, "status", ANSWER_MS, &err);
+	fd = client_connect(target->conf->control, target->holder.pid, patience, &err);
+	reply = fd < 0 ? NULL : client_ask(fd, "status", patience, &err);
 
 	if (reply == NULL) {
 		/* The lock alone proves that it runs. */

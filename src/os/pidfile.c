@@ -103,34 +103,66 @@ static int check_kind(int fd, const char *path, struct error *err)
 	return 0;
 }
 
-/* `written` tells whether the file was touched. */
-static int write_pid(int fd, const char *path, bool *written, struct error *err)
+/*
+ * What an earlier daemon left in the file. A slip of the finger such as -P /etc/hosts must not cost
+ * that file: anything but a pid is refused. A file of NUL bytes is what a loss of power leaves of a
+ * pid.
+ */
+static int look_at_old(int fd, const char *path, struct error *err)
 {
-	char text[32], old[32] = "";
-	int len = snprintf(text, sizeof(text), "%d\n", (int)getpid());
-	ssize_t had = pread(fd, old, sizeof(old) - 1, 0);
+	char old[32] = "";
+	ssize_t had = pread(fd, old, sizeof(old) - 1, 0), nul = 0;
 
-	if (had > 0) {
-		old[strcspn(old, "\n")] = '\0';
-		/* A slip of the finger such as -P /etc/hosts must not cost that file. */
-		if (old[0] == '\0' || old[strspn(old, "0123456789")] != '\0')
-			return error_set(
-				err, EXIT_FAILED,
-				"the pidfile %s holds something else than a pid: name another "
-				"file, or remove it",
-				path);
+	if (had < 0)
+		return error_errno(err, "cannot read the pidfile %s", path);
+	while (nul < had && old[nul] == '\0')
+		nul++;
+	old[strcspn(old, "\n")] = '\0';
+	if (nul < had && (old[0] == '\0' || old[strspn(old, "0123456789")] != '\0'))
+		return error_set(
+			err, EXIT_FAILED,
+			"the pidfile %s holds something else than a pid: name another file, or "
+			"remove it",
+			path);
+	if (nul < had)
 		log_notice(
 			"the pidfile %s was left behind by process %s, which no longer runs: taken over",
 			path, old);
-	}
-	*written = true;
-	/* First the new text, then the end of the old: a reader never sees an empty file. */
+	else if (had > 0)
+		log_notice("the pidfile %s was left behind without a pid: taken over", path);
+	return 0;
+}
+
+/* First the new text, then the end of the old: a reader never sees an empty file. */
+static int write_pid(int fd, const char *path, struct error *err)
+{
+	char text[32];
+	int len = snprintf(text, sizeof(text), "%d\n", (int)getpid());
+
 	if (pwrite(fd, text, (size_t)len, 0) != len || ftruncate(fd, len) < 0 ||
 	    fchmod(fd, 0644) < 0)
 		return error_errno(err, "cannot write the pidfile %s", path);
 	return 0;
 }
 
+/* The lock is ours: make the file ours, too. Returns 0, or -1 with the file as it was or removed.
+ */
+static int take_over(struct pidfile *pidfile, const char *path, int fd, const struct stat *st,
+		     struct error *err)
+{
+	if (look_at_old(fd, path, err) < 0)
+		return -1;
+	if (write_pid(fd, path, err) == 0) {
+		*pidfile = (struct pidfile){strdup(path), fd, st->st_dev, st->st_ino};
+		if (pidfile->path != NULL)
+			return 0;
+		error_errno(err, "cannot keep the pidfile's path");
+	}
+	unlink(path); /* half written: the disk is full, say */
+	return -1;
+}
+
+/* Returns 1 when the lock is ours, 0 to try again, -1 with the reason. */
 static int lock_attempt(struct pidfile *pidfile, const char *path, struct error *err)
 {
 	struct stat st;
@@ -139,28 +171,13 @@ static int lock_attempt(struct pidfile *pidfile, const char *path, struct error 
 
 	if (fd < 0)
 		return open_error(path, err);
-	if (check_kind(fd, path, err) < 0) {
-		close(fd);
-		return -1;
-	}
-	locked = try_lock(fd, path, err);
-	if (locked == 1 && still_there(fd, path, &st)) {
-		bool written = false;
-
-		if (write_pid(fd, path, &written, err) == 0) {
-			*pidfile = (struct pidfile){strdup(path), fd, st.st_dev, st.st_ino};
-			if (pidfile->path != NULL)
-				return 1;
-			error_errno(err, "cannot keep the pidfile's path");
-		}
-		if (written)
-			unlink(path); /* ours and useless: the disk is full, say */
-		locked = -1;
-	} else if (locked == 1) {
+	locked = check_kind(fd, path, err) < 0 ? -1 : try_lock(fd, path, err);
+	if (locked == 1 && !still_there(fd, path, &st))
 		locked = 0;
-	}
+	if (locked == 1 && take_over(pidfile, path, fd, &st, err) == 0)
+		return 1;
 	close(fd);
-	return locked;
+	return locked == 0 ? 0 : -1;
 }
 
 int pidfile_lock(struct pidfile *pidfile, const char *path, struct error *err)

@@ -196,11 +196,11 @@ static void get_body(struct blob_reader *reader, struct handover *handover)
 	handover->restarts_failed = blob_get_u64(reader);
 	handover->again = blob_get_count(reader, 1) != 0;
 	handover->had_terminal = blob_get_count(reader, 1) != 0;
+	/* A version that counts more, or less, reads what both know. */
 	ended = blob_get_bytes(reader, &len);
-	if (len == sizeof(handover->ended))
-		memcpy(&handover->ended, ended, len);
-	else
-		reader->failed = true;
+	if (ended != NULL)
+		memcpy(&handover->ended, ended,
+		       len < sizeof(handover->ended) ? len : sizeof(handover->ended));
 	handover->source = conf_source_unpack(reader);
 	handover->sockets = get_list(reader, sizeof(*handover->sockets), &handover->socket_count);
 	for (size_t i = 0; i < handover->socket_count; i++)

@@ -623,6 +623,21 @@ static void a_file_that_holds_no_pid_is_not_overwritten(void **state)
 	assert_int_equal(len, strlen("127.0.0.1 localhost\n"));
 }
 
+static void a_file_of_nul_bytes_is_taken_over(void **state)
+{
+	struct fixture *f = *state;
+	struct pidfile pidfile = PIDFILE_NONE;
+	struct error err = {0};
+	int fd = open(f->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+
+	/* What some file systems leave of a file that was written just before the power went. */
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, 5), 0);
+	close(fd);
+	assert_int_equal(pidfile_lock(&pidfile, f->path, &err), 0);
+	pidfile_remove(&pidfile);
+}
+
 static void a_lock_that_somebody_else_took_is_not_adopted(void **state)
 {
 	struct fixture *f = *state;
@@ -764,6 +779,7 @@ int main(void)
 		TEST(a_descriptor_of_another_file_is_not_adopted),
 		TEST(a_file_that_an_administrator_removed_is_adopted),
 		TEST(a_file_that_holds_no_pid_is_not_overwritten),
+		TEST(a_file_of_nul_bytes_is_taken_over),
 		TEST(a_lock_that_somebody_else_took_is_not_adopted),
 		TEST(the_holder_is_found_signalled_and_its_end_seen),
 		TEST(without_a_file_nobody_is_found),
