@@ -132,4 +132,4 @@ static int run(const struct options *options)
 }
 
 const struct command command_status = {"status", "say whether it runs, and what it does",
-				       TAKES_JSON, run};
+				       TAKES_JSON | TAKES_TIMEOUT, run};
