@@ -18,8 +18,7 @@ need_packages "$BUILD_PACKAGES $TEST_PACKAGES"
 
 say "Building in $build"
 # shellcheck disable=SC2086
-configure_in "$build" --prefix="$build/prefix" --sysconfdir="$build/etc" --enable-werror \
-	${CHECK_CONFIGURE:-}
+configure_in "$build" --prefix="$CHECK_PREFIX" --enable-werror ${CHECK_CONFIGURE:-}
 build_in "$build"
 
 failed=
@@ -34,9 +33,9 @@ say "System tests"
 work=$(mktemp -d /tmp/echod-check.XXXXXX)
 chmod 0755 "$work"
 trap 'rm -rf "$work"' EXIT
-cp -a "$build/prefix" "$work/prefix"
+install_from "$build" "$work"
 # shellcheck disable=SC2086
-if ! ECHOD="$work/prefix/sbin/echod" /usr/bin/python3 -m pytest "$top/tests/system" \
+if ! ECHOD="$work$CHECK_PREFIX/sbin/echod" /usr/bin/python3 -m pytest "$top/tests/system" \
 	-p no:cacheprovider --basetemp="$work/pytest" -n "${CHECK_JOBS:-4}" -q ${CHECK_PYTEST:-}; then
 	failed="$failed system-tests"
 fi

@@ -8,6 +8,10 @@ BUILD_PACKAGES="gcc libc6-dev make autoconf automake pkg-config libevent-dev lib
 TEST_PACKAGES="libcmocka-dev python3 python3-pytest python3-pytest-xdist python3-pytest-timeout mandoc
 	shellcheck procps iproute2 util-linux strace valgrind"
 
+# Nothing is there: so no installed echod, and no configuration of one, is mixed up with the tested one.
+# shellcheck disable=SC2034
+CHECK_PREFIX=/nonexistent/echod
+
 say() {
 	printf '\n== %s ==\n' "$*"
 }
@@ -68,10 +72,14 @@ configure_in() {
 	fi
 }
 
-# build_in DIR: build and install into the prefix that was configured.
+# build_in DIR
 build_in() {
 	make -C "$1" --no-print-directory -s -j "$(nproc)" all
-	make -C "$1" --no-print-directory -s install >"$1/install.log" 2>&1 || {
+}
+
+# install_from DIR [DESTDIR]: into the prefix that was configured, below DESTDIR.
+install_from() {
+	make -C "$1" --no-print-directory -s install DESTDIR="${2:-}" >"$1/install.log" 2>&1 || {
 		cat "$1/install.log" >&2
 		exit 1
 	}

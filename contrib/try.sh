@@ -14,6 +14,7 @@ need_packages "$BUILD_PACKAGES"
 say "2/4 Building in $build"
 configure_in "$build" --prefix="$build/prefix" --sysconfdir="$build/etc"
 build_in "$build"
+install_from "$build"
 echod=$build/prefix/sbin/echod
 
 # Beside an installed echod, never instead of it: a pidfile, a control socket and a port of its own.

@@ -69,7 +69,7 @@ def exchange(clients: list[socket.socket], rounds: int, worker: Process | None =
 def instructions_of_worker(echod: Echod, rounds: int) -> tuple[int, int]:
     """Run the daemon under callgrind for so many rounds: instructions of its worker, lines."""
     out = echod.dir / f"callgrind.{rounds}"
-    wrapper = ["valgrind", "--tool=callgrind", "--trace-children=yes", "-q",
+    wrapper = ["valgrind", "--tool=callgrind", "--trace-children=yes", "--vgdb=no", "-q",
                f"--callgrind-out-file={out}.%p"]
     command = [*wrapper, str(echod.executable), *echod.options(), "-F",
                "-o", "start_timeout=120", "-o", "log.target=stderr"]
