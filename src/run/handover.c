@@ -45,12 +45,37 @@ static void get_privileges(struct blob_reader *reader, struct privileges *privil
 	free(user);
 }
 
-void handover_pack(const struct handover *handover, struct blob_writer *writer)
+static void put_socket(struct blob_writer *writer, const struct handover_socket *socket)
 {
-	blob_put_u64(writer, MAGIC);
-	blob_put_u64(writer, HANDOVER_VERSION);
-	blob_put_u64(writer, (uint64_t)handover->pid);
-	blob_put_u64(writer, (uint64_t)handover->since);
+	put_fd(writer, socket->fd);
+	blob_put_text(writer, socket->service);
+	blob_put_u64(writer, socket->number);
+	blob_put_bytes(writer, &socket->address.storage, socket->address.len);
+}
+
+static void put_child(struct blob_writer *writer, const struct handover_child *child)
+{
+	blob_put_u64(writer, (uint64_t)child->pid);
+	put_fd(writer, child->channel);
+	put_fd(writer, child->counters);
+	blob_put_text(writer, child->service);
+	blob_put_u64(writer, child->index);
+	blob_put_u64(writer, child->generation);
+	blob_put_u64(writer, child->state);
+	blob_put_u64(writer, child->ready);
+	blob_put_u64(writer, (uint64_t)child->started_at);
+}
+
+static void put_client(struct blob_writer *writer, const struct handover_client *client)
+{
+	put_fd(writer, client->fd);
+	blob_put_u64(writer, client->waits_for);
+	blob_put_bytes(writer, client->input, client->input_len);
+	blob_put_bytes(writer, client->output, client->output_len);
+}
+
+static void put_files(struct blob_writer *writer, const struct handover *handover)
+{
 	put_fd(writer, handover->pidfile.fd);
 	blob_put_u64(writer, handover->pidfile.device);
 	blob_put_u64(writer, handover->pidfile.inode);
@@ -59,6 +84,16 @@ void handover_pack(const struct handover *handover, struct blob_writer *writer)
 	blob_put_u64(writer, handover->control_device);
 	blob_put_u64(writer, handover->control_inode);
 	blob_put_text(writer, handover->control_path);
+}
+
+/* The order here is that of handover_unpack; a change of it needs a new HANDOVER_VERSION. */
+void handover_pack(const struct handover *handover, struct blob_writer *writer)
+{
+	blob_put_u64(writer, MAGIC);
+	blob_put_u64(writer, HANDOVER_VERSION);
+	blob_put_u64(writer, (uint64_t)handover->pid);
+	blob_put_u64(writer, (uint64_t)handover->since);
+	put_files(writer, handover);
 	blob_put_u64(writer, handover->generation);
 	put_privileges(writer, &handover->privileges);
 	blob_put_u64(writer, handover->restarts_begun);
@@ -69,37 +104,14 @@ void handover_pack(const struct handover *handover, struct blob_writer *writer)
 	blob_put_bytes(writer, &handover->ended, sizeof(handover->ended));
 	conf_source_pack(handover->source, writer);
 	blob_put_u64(writer, handover->socket_count);
-	for (size_t i = 0; i < handover->socket_count; i++) {
-		const struct handover_socket *socket = &handover->sockets[i];
-
-		put_fd(writer, socket->fd);
-		blob_put_text(writer, socket->service);
-		blob_put_u64(writer, socket->number);
-		blob_put_bytes(writer, &socket->address.storage, socket->address.len);
-	}
+	for (size_t i = 0; i < handover->socket_count; i++)
+		put_socket(writer, &handover->sockets[i]);
 	blob_put_u64(writer, handover->child_count);
-	for (size_t i = 0; i < handover->child_count; i++) {
-		const struct handover_child *child = &handover->children[i];
-
-		blob_put_u64(writer, (uint64_t)child->pid);
-		put_fd(writer, child->channel);
-		put_fd(writer, child->counters);
-		blob_put_text(writer, child->service);
-		blob_put_u64(writer, child->index);
-		blob_put_u64(writer, child->generation);
-		blob_put_u64(writer, child->state);
-		blob_put_u64(writer, child->ready);
-		blob_put_u64(writer, (uint64_t)child->started_at);
-	}
+	for (size_t i = 0; i < handover->child_count; i++)
+		put_child(writer, &handover->children[i]);
 	blob_put_u64(writer, handover->client_count);
-	for (size_t i = 0; i < handover->client_count; i++) {
-		const struct handover_client *client = &handover->clients[i];
-
-		put_fd(writer, client->fd);
-		blob_put_u64(writer, client->waits_for);
-		blob_put_bytes(writer, client->input, client->input_len);
-		blob_put_bytes(writer, client->output, client->output_len);
-	}
+	for (size_t i = 0; i < handover->client_count; i++)
+		put_client(writer, &handover->clients[i]);
 }
 
 static void get_socket(struct blob_reader *reader, struct handover_socket *socket)

@@ -38,18 +38,6 @@ static void log_to_channel(enum log_level level, const char *line, size_t len)
 
 static const struct log_output channel_output = {log_to_channel, log_to_channel};
 
-static void on_libevent_log(int severity, const char *text)
-{
-	if (severity >= EVENT_LOG_WARN)
-		log_warning("libevent: %s", text);
-}
-
-static void on_libevent_fatal(int error)
-{
-	log_error("libevent cannot go on (%d)", error);
-	abort();
-}
-
 /* ---- Orders --------------------------------------------------------------------------------- */
 
 static void on_deadline(evutil_socket_t fd, short what, void *arg)
@@ -249,8 +237,7 @@ _Noreturn void worker_main(struct worker_start *start)
 	log_channel = start->channel;
 	log_copy_to_stderr(false);
 	log_set_output(&channel_output);
-	event_set_log_callback(on_libevent_log);
-	event_set_fatal_callback(on_libevent_fatal);
+	/* libevent's own messages go where the supervisor sent them: to log_write. */
 	signals_worker(start->name);
 	if (set_up(&worker, &err) < 0) {
 		channel_send(start->channel, CHANNEL_FAILED, err.code, err.text, strlen(err.text));
