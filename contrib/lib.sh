@@ -52,6 +52,11 @@ newer() {
 	[ ! -e "$2" ] || [ -n "$(find "$1" -newer "$2")" ]
 }
 
+if [ ! -w "$top" ]; then
+	echo "Cannot write in $top: clone it as the user who runs this." >&2
+	exit 1
+fi
+
 # configure_in DIR WORDS...: make ./configure if need be, and run it in DIR if its words have changed.
 configure_in() {
 	dir=$1
@@ -63,6 +68,11 @@ configure_in() {
 			exit 1
 		}
 		rm -f "$top/bootstrap.log"
+	fi
+	# autoconf refuses to build elsewhere as long as the sources are configured in place.
+	if [ -e "$top/config.status" ]; then
+		echo "This clone was configured in place: run 'make distclean' in $top first." >&2
+		exit 1
 	fi
 	mkdir -p "$dir"
 	if [ "$(cat "$dir/configured-with" 2>/dev/null)" != "${CC:-} $*" ] ||

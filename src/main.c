@@ -1,6 +1,8 @@
 /* echod: a network echo server daemon. main() picks the verb; src/cli/ has one file for each. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/text.h"
 #include "cli/cli.h"
@@ -63,7 +65,9 @@ int main(int argc, char **argv)
 		code = run(&options, handover);
 	options_free(&options);
 	/* Rule 7: nothing may be lost in a buffer, a full disk behind stdout for instance. */
-	if (fflush(stdout) != 0 && code == EXIT_DONE)
-		code = EXIT_FAILED;
+	if (fflush(stdout) != 0 && errno != EBADF) {
+		fprintf(stderr, "echod: cannot write to standard output: %s\n", strerror(errno));
+		code = code == EXIT_DONE ? EXIT_FAILED : code;
+	}
 	return code;
 }

@@ -27,6 +27,7 @@ static struct {
 	bool priority_prefix; /* stderr read by journald: "<N>" in front (sd-daemon(3)) */
 	struct sockaddr_un logger;
 	int64_t next_try_ms; /* when a lost logger is tried again */
+	bool torn;	     /* the last line could not be written whole */
 	uint64_t dropped;
 	uint64_t dropped_untold;
 } target = {.fd = -1};
@@ -189,10 +190,17 @@ static const struct log_output syslog_output = {syslog_write, syslog_write_in_si
 static bool descriptor_line(const char *line, size_t len)
 {
 	struct pollfd writable = {.fd = target.fd, .events = POLLOUT};
+	ssize_t n;
 
 	if (target.fd < 0 || poll(&writable, 1, 0) != 1 || !(writable.revents & POLLOUT))
 		return false;
-	return write(target.fd, line, len) == (ssize_t)len;
+	/* A line that a full disk has torn gets its end before the next one begins. */
+	if (target.torn && write(target.fd, "\n", 1) != 1)
+		return false;
+	target.torn = false;
+	n = write(target.fd, line, len);
+	target.torn = n > 0 && n < (ssize_t)len;
+	return n == (ssize_t)len;
 }
 
 static bool stderr_line(enum log_level level, const char *text)
@@ -289,6 +297,7 @@ static void target_replace(int fd)
 	if (target.fd > STDERR_FILENO)
 		close(target.fd);
 	target.fd = fd;
+	target.torn = false;
 }
 
 int logtarget_open(const struct log_settings *settings, struct error *err)

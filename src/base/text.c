@@ -17,7 +17,7 @@ static const struct unit time_units[] = {
 };
 
 static const struct unit size_units[] = {
-	{"G", 1 << 30}, {"M", 1 << 20}, {"k", 1 << 10}, {"", 1}, {NULL, 0},
+	{"G", 1 << 30}, {"M", 1 << 20}, {"k", 1 << 10}, {"K", 1 << 10}, {"", 1}, {NULL, 0},
 };
 
 int text_parse_int(const char *text, int64_t *value)
@@ -104,14 +104,14 @@ void text_format_size(char *out, size_t cap, int64_t bytes)
 	format_with_unit(out, cap, bytes, size_units);
 }
 
-size_t text_escape(char *out, size_t cap, const char *text, size_t len)
+static size_t escape(char *out, size_t cap, const char *text, size_t len, unsigned char highest)
 {
 	static const char hex[] = "0123456789abcdef";
 	size_t used = 0;
 
 	for (size_t i = 0; i < len; i++) {
 		unsigned char c = (unsigned char)text[i];
-		bool plain = c >= 0x20 && c != 0x7f;
+		bool plain = c >= 0x20 && c != 0x7f && c <= highest;
 
 		if (used + (plain ? 1 : 4) + 1 > cap)
 			break;
@@ -127,6 +127,16 @@ size_t text_escape(char *out, size_t cap, const char *text, size_t len)
 	if (cap > 0)
 		out[used] = '\0';
 	return used;
+}
+
+size_t text_escape(char *out, size_t cap, const char *text, size_t len)
+{
+	return escape(out, cap, text, len, 0xff);
+}
+
+size_t text_escape_ascii(char *out, size_t cap, const char *text, size_t len)
+{
+	return escape(out, cap, text, len, 0x7e);
 }
 
 static unsigned least_of(unsigned a, unsigned b)

@@ -31,6 +31,9 @@ void text_format_size(char *out, size_t cap, int64_t bytes);
  */
 size_t text_escape(char *out, size_t cap, const char *text, size_t len);
 
+/* The same, with every byte that is not printable ASCII written as \xHH. */
+size_t text_escape_ascii(char *out, size_t cap, const char *text, size_t len);
+
 /*
  * How many letters have to be changed, added, left out or swapped with their neighbour (Damerau and
  * Levenshtein, optimal string alignment); words over 63 bytes count as far apart.

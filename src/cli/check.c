@@ -38,4 +38,4 @@ static int run(const struct options *options)
 }
 
 const struct command command_check = {"check", "read the configuration and say what is wrong",
-				      TAKES_DEFAULTS, run};
+				      TAKES_DEFAULTS | TAKES_START, run};

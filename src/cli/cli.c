@@ -84,7 +84,7 @@ static struct conf *load_for_pidfile(const struct options *options, struct error
 		error_set(err, EXIT_CONFIG, "%s", errors.count > 0 ? errors.lines[0] : "no memory");
 		conf_free(conf);
 		conf = NULL;
-	} else if (errors.count > 0) {
+	} else if (errors.count > 0 && !names_pidfile(options)) {
 		complain(errors.lines[0]);
 		fprintf(stderr, "echod: going on with the pidfile %s\n", conf->pidfile);
 	}
@@ -95,7 +95,7 @@ static struct conf *load_for_pidfile(const struct options *options, struct error
 
 int target_look(const struct options *options, struct target *target, struct error *err)
 {
-	target->holder = (struct pidfile_holder){0, -1, false};
+	target->holder = (struct pidfile_holder){0, -1, false, false};
 	target->conf = load_for_pidfile(options, err);
 	if (target->conf == NULL)
 		return -1;
@@ -110,7 +110,11 @@ int target_find(const struct options *options, struct target *target)
 		return cli_fail(&err);
 	if (target->holder.pid > 0)
 		return EXIT_DONE;
-	if (target->holder.file_exists)
+	if (target->holder.foreign)
+		error_set(&err, EXIT_NOT_RUNNING,
+			  "not running (the file %s holds something else than a pid)",
+			  target->conf->pidfile);
+	else if (target->holder.file_exists)
 		error_set(&err, EXIT_NOT_RUNNING,
 			  "not running (the pidfile %s was left behind by a daemon that died)",
 			  target->conf->pidfile);

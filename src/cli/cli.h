@@ -16,7 +16,8 @@ struct options {
 	struct launch launch;
 	bool json;
 	bool quiet;
-	bool config_named; /* -f was given */
+	bool config_named;	  /* -f was given */
+	const char *start_option; /* one that only a start can obey; NULL: none was given */
 	bool help;
 	bool version;
 	bool defaults;	     /* check --defaults */
@@ -32,6 +33,7 @@ enum command_takes {
 	TAKES_JSON = 1,
 	TAKES_TIMEOUT = 2,
 	TAKES_DEFAULTS = 4,
+	TAKES_START = 8, /* -F, -p, -l, -v, and -o beyond pidfile and control */
 };
 
 struct command {

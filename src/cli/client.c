@@ -62,7 +62,9 @@ static char *read_line(int fd, int64_t ms, struct error *err)
 		if (n < 0 && errno != EINTR)
 			break;
 		if (n == 0 && left <= 0) {
-			error_set(err, EXIT_FAILED, "no answer within %.1f s", (double)ms / 1000);
+			error_set(err, EXIT_FAILED,
+				  "no answer within %.3g s; 'echod status' tells more",
+				  (double)ms / 1000);
 			free(line);
 			return NULL;
 		}

@@ -106,15 +106,6 @@ static int keep_option(struct launch *launch, const char *option, const char *va
 	return value == NULL ? 0 : keep_arg(launch, value, err);
 }
 
-static const char *last_arg(const struct launch *launch)
-{
-	size_t n = 0;
-
-	while (launch->args[n + 1] != NULL)
-		n++;
-	return launch->args[n];
-}
-
 static int set_config(struct options *options, const char *value, struct error *err)
 {
 	options->config_named = true;
@@ -137,42 +128,51 @@ static int default_config(struct launch *launch, struct error *err)
 	return launch->config == NULL ? error_errno(err, "cannot keep the options") : 0;
 }
 
-static void add_setting(struct options *options, const char *key, const char *value)
+/* "key=value" is copied: cut in place, it would look cut in the process list, too. */
+static int add_setting(struct options *options, const char *text, struct error *err)
 {
+	char *copy = strdup(text), *equals;
+
+	if (copy == NULL)
+		return error_errno(err, "cannot keep the options");
+	equals = strchr(copy, '=');
+	*equals = '\0';
 	options->settings[options->launch.overrides.setting_count++] =
-		(struct conf_override){key, value};
+		(struct conf_override){copy, equals + 1};
+	return 0;
 }
 
 static int set_pidfile(struct options *options, const char *value, struct error *err)
 {
-	char *path = io_absolute(value, err);
-	int result;
+	char *path = io_absolute(value, err), *setting = NULL;
+	int result = path == NULL ? -1 : keep_option(&options->launch, "-P", path, err);
 
-	if (path == NULL)
-		return -1;
-	result = keep_option(&options->launch, "-P", path, err);
+	if (result == 0 && asprintf(&setting, "pidfile=%s", path) < 0)
+		result = error_errno(err, "cannot keep the options");
+	else if (result == 0)
+		result = add_setting(options, setting, err);
+	free(setting);
 	free(path);
-	if (result < 0)
-		return -1;
-	/* The copy among the args lives as long as the options. */
-	add_setting(options, "pidfile", last_arg(&options->launch));
-	return 0;
+	return result;
 }
 
-/*
- * key=value is cut in place: argv is ours (C11, 5.1.2.2.1), and the restart's copy is made first.
- */
-static int set_setting(struct options *options, char *value, struct error *err)
+/* Where a daemon is found is for every verb; what it does is decided at its start. */
+static bool tells_where(const char *setting)
 {
-	char *equals = strchr(value, '=');
+	return strncmp(setting, "pidfile=", 8) == 0 || strncmp(setting, "control=", 8) == 0;
+}
+
+static int set_setting(struct options *options, const char *value, struct error *err)
+{
+	const char *equals = strchr(value, '=');
 
 	if (equals == NULL || equals == value)
 		return error_set(err, EXIT_USAGE, "-o needs key=value, not '%s'", value);
+	if (!tells_where(value))
+		options->start_option = "-o";
 	if (keep_option(&options->launch, "-o", value, err) < 0)
 		return -1;
-	*equals = '\0';
-	add_setting(options, value, equals + 1);
-	return 0;
+	return add_setting(options, value, err);
 }
 
 static int set_port(struct options *options, const char *value, struct error *err)
@@ -215,6 +215,15 @@ static int set_option(struct options *options, int option, char *value, struct e
 {
 	struct launch *launch = &options->launch;
 
+	bool is_short = option < 256;
+
+	if (is_short && value != NULL && value[0] == '\0' && strchr("fPpl", option) != NULL)
+		return error_set(err, EXIT_USAGE, "the option -%c needs a value, not ''", option);
+	if (is_short && strchr("Fplv", option) != NULL)
+		options->start_option = option == 'F'	? "-F"
+					: option == 'p' ? "-p"
+					: option == 'l' ? "-l"
+							: "-v";
 	switch (option) {
 	case 'f':
 		return set_config(options, value, err);
@@ -310,6 +319,12 @@ static int check_taken(const struct options *options, struct error *err)
 	    !(command->takes & TAKES_DEFAULTS))
 		return error_set(err, EXIT_USAGE, "--defaults is for check, not for %s",
 				 command->name);
+	if (options->start_option != NULL && !(command->takes & TAKES_START))
+		return error_set(
+			err, EXIT_USAGE,
+			"%s is for start and check: a running daemon keeps the options of its "
+			"start, and -P says which one is meant",
+			options->start_option);
 	if (options->extra != NULL)
 		return error_set(err, EXIT_USAGE, "%s takes no '%s' behind it", command->name,
 				 options->extra);
@@ -350,6 +365,8 @@ void options_free(struct options *options)
 	free(options->launch.args);
 	free(options->launch.self);
 	free(options->launch.config);
+	for (size_t i = 0; i < options->launch.overrides.setting_count; i++)
+		free((char *)options->settings[i].key);
 	free(options->settings);
 	free(options->listen);
 }

@@ -30,4 +30,5 @@ static int run(const struct options *options)
 	return outcome.code == EXIT_DONE ? EXIT_DONE : cli_fail(&outcome);
 }
 
-const struct command command_start = {"start", "start the daemon; returns when it serves", 0, run};
+const struct command command_start = {"start", "start the daemon; returns when it serves",
+				      TAKES_START, run};

@@ -1,8 +1,10 @@
 /* echod status: does it run, since when, and what does it do? Exit codes after LSB. */
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
+#include "base/text.h"
 #include "cli/cli.h"
 #include "cli/client.h"
 
@@ -14,6 +16,15 @@ static const char *text_of(const json_t *object, const char *key)
 	const char *text = json_string_value(json_object_get(object, key));
 
 	return text != NULL ? text : "none";
+}
+
+/* Names of files must not steer the terminal. */
+static void print_row(const char *label, const char *value)
+{
+	char escaped[4 * PATH_MAX];
+
+	text_escape(escaped, sizeof(escaped), value, strlen(value));
+	printf("  %-18s %s\n", label, escaped);
 }
 
 static long long number_of(const json_t *object, const char *key)
@@ -43,35 +54,43 @@ static void print_text(const json_t *reply)
 	const json_t *restarts = json_object_get(reply, "restarts");
 	const json_t *last = json_object_get(restarts, "last");
 	const char *config = json_string_value(json_object_get(reply, "config"));
+	bool stopping = strcmp(text_of(reply, "state"), "stopping") == 0;
 
-	printf("echod %s runs (pid %lld), %s since %s\n", text_of(reply, "version"),
-	       number_of(reply, "pid"), text_of(reply, "state"), text_of(reply, "since"));
-	printf("  configuration      %s\n", config != NULL ? config : "built-in (no file)");
-	printf("  pidfile            %s\n", text_of(reply, "pidfile"));
-	printf("  control socket     %s\n", text_of(reply, "control"));
+	printf("echod %s %s (pid %lld), %s %s\n", text_of(reply, "version"),
+	       stopping ? "is stopping" : "runs", number_of(reply, "pid"),
+	       stopping ? "started" : "serving since", text_of(reply, "since"));
+	print_row("configuration", config != NULL ? config : "built-in (no file)");
+	print_row("pidfile", text_of(reply, "pidfile"));
+	print_row("control socket", text_of(reply, "control"));
 	print_services(json_object_get(reply, "services"));
 	printf("  connections        %lld now, %lld so far\n", number_of(connections, "now"),
 	       number_of(connections, "total"));
 	printf("  lines answered     %lld\n",
 	       number_of(json_object_get(reply, "counters"), "requests"));
+	if (number_of(json_object_get(reply, "counters"), "log_dropped") > 0)
+		printf("  log lines dropped  %lld\n",
+		       number_of(json_object_get(reply, "counters"), "log_dropped"));
 	printf("  restarts           %lld, of which %lld refused\n", number_of(restarts, "ended"),
 	       number_of(restarts, "failed"));
 	if (json_is_object(last) && !json_is_true(json_object_get(last, "ok")))
-		printf("  last restart       refused: %s\n", text_of(last, "text"));
+		print_row("last refusal", text_of(last, "text"));
 }
 
 /* Without a running daemon there is only the lock to tell. */
 static int say_absent(const struct options *options, enum status_code code, const char *text)
 {
+	char escaped[4 * ERROR_TEXT_MAX];
+
+	text_escape_ascii(escaped, sizeof(escaped), text, strlen(text));
 	if (options->json) {
 		json_t *reply = json_pack("{s:b, s:i, s:s, s:i}", "ok", 0, "schema", 1, "error",
-					  text, "code", (int)code);
+					  escaped, "code", (int)code);
 
 		json_dumpf(reply, stdout, JSON_COMPACT);
 		printf("\n");
 		json_decref(reply);
 	} else if (!options->quiet) {
-		printf("echod: %s\n", text);
+		printf("echod: %s\n", escaped);
 	}
 	return code;
 }
@@ -119,6 +138,11 @@ static int run(const struct options *options)
 		code = say_absent(options, STATUS_UNKNOWN, text);
 	} else if (target.holder.pid > 0) {
 		code = say_running(options, &target);
+	} else if (target.holder.foreign) {
+		snprintf(text, sizeof(text),
+			 "it is not known whether echod runs: %s holds something else than a pid",
+			 target.conf->pidfile);
+		code = say_absent(options, STATUS_UNKNOWN, text);
 	} else if (target.holder.file_exists) {
 		snprintf(text, sizeof(text), "not running, but its pidfile %s remains: it died",
 			 target.conf->pidfile);

@@ -20,8 +20,8 @@ static int stop(const struct options *options, const struct target *target, stru
 	if (gone == 0)
 		return error_set(
 			err, EXIT_FAILED,
-			"process %d is still answering clients after %.1f s; it goes on stopping, "
-			"and a second stop ends it at once",
+			"process %d has not ended after %.3g s; it goes on stopping, and a second stop "
+			"ends it at once",
 			(int)target->holder.pid, (double)patience / 1000);
 	return gone < 0 ? -1 : 0;
 }

@@ -18,6 +18,7 @@ struct pass {
 	struct conf *conf;
 	struct conf_errors *errors;
 	bool log_target_set;
+	bool log_target_option; /* by the command line */
 };
 
 static const char *const section_names[KEY_SECTIONS] = {"", "log", "services"};
@@ -315,7 +316,7 @@ static void apply_override(struct pass *pass, const struct conf_override *overri
 		return;
 	}
 	if (section == KEY_LOG && strcmp(name, "target") == 0)
-		pass->log_target_set = true;
+		pass->log_target_set = pass->log_target_option = true;
 	if (section == KEY_GLOBAL && strcmp(name, "nice") == 0)
 		pass->conf->nice_set = true;
 }
@@ -397,7 +398,7 @@ static void check_services(struct pass *pass)
 
 static void check_log(struct pass *pass, bool foreground)
 {
-	const char *path = conf_source_path(pass->source);
+	const char *path = pass->log_target_option ? NULL : conf_source_path(pass->source);
 	const char *target = pass->conf->log.target;
 
 	/* Opened and closed again as a log, the pidfile would lose its lock. */
@@ -427,15 +428,16 @@ static char *default_pidfile(struct conf_errors *errors)
 	} else {
 		if (asprintf(&path, "/run/user/%u/echod.pid", (unsigned)geteuid()) < 0)
 			return NULL;
-		*strrchr(path, '/') = '\0';
-		if (access(path, W_OK) == 0)
-			path[strlen(path)] = '/';
-		else
+		char *slash = strrchr(path, '/');
+
+		*slash = '\0';
+		if (access(path, W_OK) < 0)
 			conf_errors_add(
 				errors, "pidfile",
 				"there is no run directory for this user (XDG_RUNTIME_DIR, %s); "
 				"name a pidfile with -P FILE",
 				path);
+		*slash = '/';
 	}
 	return path;
 }
@@ -472,7 +474,7 @@ struct conf *conf_parse(const struct conf_source *source, const struct conf_over
 			struct conf_errors *errors)
 {
 	struct conf *conf = calloc(1, sizeof(*conf));
-	struct pass pass = {source, conf, errors, false};
+	struct pass pass = {source, conf, errors, false, false};
 
 	if (conf == NULL || conf_keys_set_defaults(KEY_GLOBAL, conf) < 0 ||
 	    conf_keys_set_defaults(KEY_LOG, &conf->log) < 0) {

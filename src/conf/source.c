@@ -345,6 +345,8 @@ struct conf_source *conf_source_load(const char *path, struct conf_errors *error
 		conf_errors_add(errors, path == NULL ? "configuration" : path,
 				"no memory to read it");
 	} else if (path == NULL || add_file(source, path, path, 0, &state, errors) == 0) {
+		if (state == BLOCK_COMMENT)
+			conf_errors_add(errors, path, "a remark that begins with /* has no end");
 		return source;
 	}
 	conf_source_free(source);

@@ -26,7 +26,7 @@
 	X(no_memory, "connections ended for want of memory")                                       \
 	X(cut_off, "connections ended by a stop or a retirement that ran out of time")             \
 	X(accept_pauses, "pauses for want of descriptors or memory")                               \
-	X(log_dropped, "log records that the supervisor was too slow to take")
+	X(log_dropped, "log messages that nobody could take in time")
 
 /*
  * The size of the page never changes with the list, so that the next version can read this one's.

@@ -104,31 +104,47 @@ static int check_kind(int fd, const char *path, struct error *err)
 }
 
 /*
- * What an earlier daemon left in the file. A slip of the finger such as -P /etc/hosts must not cost
- * that file: anything but a pid is refused. A file of NUL bytes is what a loss of power leaves of a
- * pid.
+ * What an earlier daemon left in the file: its pid as text in `old`, "" for nothing. A file of NUL
+ * bytes is what a loss of power leaves of a pid. Returns -1 when it holds something else.
  */
-static int look_at_old(int fd, const char *path, struct error *err)
+static int read_old(int fd, const char *path, char old[32], struct error *err)
 {
-	char old[32] = "";
-	ssize_t had = pread(fd, old, sizeof(old) - 1, 0), nul = 0;
+	ssize_t had = pread(fd, old, 31, 0), nul = 0;
+	size_t digits;
 
 	if (had < 0)
 		return error_errno(err, "cannot read the pidfile %s", path);
 	while (nul < had && old[nul] == '\0')
 		nul++;
+	old[had] = '\0';
+	if (nul == had) {
+		old[0] = '\0';
+		return 0;
+	}
 	old[strcspn(old, "\n")] = '\0';
-	if (nul < had && (old[0] == '\0' || old[strspn(old, "0123456789")] != '\0'))
+	digits = strspn(old, "0123456789");
+	if (digits == 0 || old[digits] != '\0')
 		return error_set(
 			err, EXIT_FAILED,
 			"the pidfile %s holds something else than a pid: name another file, or "
 			"remove it",
 			path);
-	if (nul < had)
+	return 0;
+}
+
+/* A slip of the finger such as -P /etc/hosts must not cost that file. */
+static int look_at_old(int fd, const char *path, struct error *err)
+{
+	char old[32];
+	struct stat st;
+
+	if (read_old(fd, path, old, err) < 0)
+		return -1;
+	if (old[0] != '\0')
 		log_notice(
 			"the pidfile %s was left behind by process %s, which no longer runs: taken over",
 			path, old);
-	else if (had > 0)
+	else if (fstat(fd, &st) == 0 && st.st_size > 0)
 		log_notice("the pidfile %s was left behind without a pid: taken over", path);
 	return 0;
 }
@@ -267,9 +283,10 @@ int pidfile_find(const char *path, struct pidfile_holder *holder, struct error *
 {
 	int fd = open(path, O_RDONLY | OPEN_FLAGS);
 	struct stat st;
+	char old[32];
 	int result;
 
-	*holder = (struct pidfile_holder){0, -1, false};
+	*holder = (struct pidfile_holder){0, -1, false, false};
 	if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
 		return 0;
 	if (fd < 0)
@@ -279,6 +296,8 @@ int pidfile_find(const char *path, struct pidfile_holder *holder, struct error *
 		result = find_holder(fd, path, holder, err);
 	else
 		result = error_set(err, EXIT_FAILED, "the pidfile %s is not a regular file", path);
+	/* Without a holder the text tells whether a daemon has ever been here. */
+	holder->foreign = result == 0 && holder->pid == 0 && read_old(fd, path, old, err) < 0;
 	close(fd);
 	return result;
 }
@@ -286,7 +305,8 @@ int pidfile_find(const char *path, struct pidfile_holder *holder, struct error *
 int pidfile_signal(const struct pidfile_holder *holder, int sig, struct error *err)
 {
 	if (pidfd_send_signal(holder->pidfd, sig, NULL, 0) < 0 && errno != ESRCH)
-		return error_errno(err, "cannot signal process %d", (int)holder->pid);
+		return error_errno(err, "only root and the daemon's own user may signal process %d",
+				   (int)holder->pid);
 	return 0;
 }
 

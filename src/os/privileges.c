@@ -24,7 +24,8 @@ static const struct passwd *find_user(const char *name, struct error *err)
 	return user;
 }
 
-static int stay(struct privileges *privileges, const char *user, struct error *err)
+static int stay(struct privileges *privileges, const char *user, const char *group,
+		struct error *err)
 {
 	const struct passwd *self = getpwuid(geteuid());
 
@@ -39,6 +40,12 @@ static int stay(struct privileges *privileges, const char *user, struct error *e
 			"only root can run workers as the user '%s'; leave out 'user' or start as "
 			"root",
 			user);
+	if (group != NULL)
+		return error_set(
+			err, EXIT_PERMISSION,
+			"only root can run workers in the group '%s'; leave out 'group' or start as "
+			"root",
+			group);
 	return 0;
 }
 
@@ -48,7 +55,7 @@ int privileges_resolve(struct privileges *privileges, const char *user, const ch
 	const struct passwd *found;
 
 	if (geteuid() != 0)
-		return stay(privileges, user, err);
+		return stay(privileges, user, group, err);
 	found = user != NULL ? find_user(user, err) : getpwnam("echod");
 	if (found == NULL && user == NULL)
 		found = find_user("nobody", err);

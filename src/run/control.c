@@ -315,9 +315,14 @@ static int clear_path(const struct sockaddr_un *address, struct error *err)
 				"replaced",
 				path);
 	} else {
-		result = error_set(err, EXIT_FAILED,
-				   "the control socket %s is in use by another daemon: set control",
-				   path);
+		struct ucred peer = {0};
+		socklen_t len = sizeof(peer);
+
+		getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
+		result = error_set(
+			err, EXIT_FAILED,
+			"a daemon (pid %d) answers at the control socket %s: stop it, or set control",
+			(int)peer.pid, path);
 	}
 	close(fd);
 	return result;

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/logtarget.h"
 #include "os/fds.h"
 #include "os/memory_file.h"
 #include "os/notify.h"
@@ -252,9 +253,9 @@ static void trial_failure(const struct restart *restart, int status, struct erro
 		return;
 	}
 	if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_DONE) {
-		error_set(err, EXIT_FAILED,
-			  "the executable is no echod: its trial ended well, but did not say what "
-			  "echod says");
+		error_set(
+			err, EXIT_FAILED,
+			"the executable is not echod: run with 'check', it did not answer as echod does");
 		return;
 	}
 	if (restart->trial_len == 0) {
@@ -450,6 +451,7 @@ static int hand_over(struct supervisor *supervisor, struct error *err)
 	 * another SIGHUP is handed over.
 	 */
 	signals_block();
+	handover.ended.log_dropped += logtarget_dropped();
 	handover.again = signals_take(SIGHUP) || handover.again;
 	if (stop_is_waiting())
 		error_set(err, EXIT_FAILED, "the daemon is stopping");

@@ -1,19 +1,29 @@
 #include "run/status.h"
 
+#include <limits.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/logtarget.h"
+#include "base/text.h"
 #include "run/supervisor.h"
 
 #include "config.h"
 
-/* The file may be named in any bytes; JSON is UTF-8: what is not, is shown as null. */
+/* A file may be named in any bytes; JSON is UTF-8: what is not, is shown escaped. */
 static json_t *text_or_null(const char *text)
 {
-	json_t *value = text == NULL ? NULL : json_string(text);
+	char escaped[4 * PATH_MAX];
+	json_t *value;
 
-	return value != NULL ? value : json_null();
+	if (text == NULL)
+		return json_null();
+	value = json_string(text);
+	if (value != NULL)
+		return value;
+	text_escape_ascii(escaped, sizeof(escaped), text, strlen(text));
+	return json_string(escaped);
 }
 
 static json_t *since(time_t t)
@@ -131,6 +141,7 @@ json_t *status_json(struct supervisor *supervisor)
 				    counter_get(&child->counters->closed));
 		counters_sum(&total, child->counters);
 	}
+	total.log_dropped += logtarget_dropped();
 	closed_by_death = (json_int_t)total.accepted - (json_int_t)total.closed - now;
 	total.closed += (uint64_t)(closed_by_death > 0 ? closed_by_death : 0);
 	return json_pack(

@@ -148,7 +148,7 @@ static void what_is_no_size_is_refused(void **state)
 		"",
 		"-1",
 		"1.5k",
-		"1K",
+		"1kk",
 		"1kb",
 		"k",
 		" 1",
