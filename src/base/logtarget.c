@@ -344,6 +344,15 @@ int logtarget_open(const struct log_settings *settings, struct error *err)
 	return 0;
 }
 
+void logtarget_adopt(int fd, const struct log_settings *settings)
+{
+	int facility = logtarget_facility(settings->facility);
+
+	target_replace(fd);
+	target.facility = facility < 0 ? 3 : facility; /* daemon */
+	log_set_output(strncmp(settings->target, "file:", 5) == 0 ? &file_output : &syslog_output);
+}
+
 int logtarget_check(const struct log_settings *settings, struct error *err)
 {
 	int fd;

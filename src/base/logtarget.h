@@ -30,6 +30,9 @@ int logtarget_check(const struct log_settings *settings, struct error *err);
 /* The descriptor in use, so that it is not closed with the inherited ones; -1: none. */
 int logtarget_fd(void);
 
+/* After execve: go on writing to this descriptor, as these settings say. */
+void logtarget_adopt(int fd, const struct log_settings *settings);
+
 /* Messages dropped since the process image started. */
 uint64_t logtarget_dropped(void);
 

@@ -103,15 +103,14 @@ static int unacknowledged(const struct conn *conn)
  * The kernel reports a socket writable only when a third of its buffer is free: a slow client may
  * have taken much meanwhile. Only one that took nothing is at its end.
  */
-static bool takes_something(struct conn *conn)
+static bool takes_something(struct conn *conn, enum timeout_kind kind)
 {
 	int left = unacknowledged(conn);
 	bool progress = left < conn->unacknowledged;
 
 	if (progress) {
 		conn->unacknowledged = left;
-		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_WRITE,
-			      clock_coarse_ms());
+		timeouts_move(&conn->server->timeouts, &conn->timeout, kind, clock_coarse_ms());
 	}
 	return progress;
 }
@@ -127,12 +126,15 @@ void conn_expired(struct timeout_entry *entry)
 		conn_close(conn, "idle_timeout", NULL);
 		break;
 	case TIMEOUT_WRITE:
-		if (takes_something(conn))
+		if (takes_something(conn, TIMEOUT_WRITE))
 			break;
 		conn_close(conn, "write_timeout: the client does not read",
 			   &counters->write_timeouts);
 		break;
 	default:
+		/* The kernel may still be sending a long reply: that is no silence. */
+		if (takes_something(conn, TIMEOUT_LINGER))
+			break;
 		conn_close(conn, conn->end_reason, NULL);
 	}
 }
@@ -183,6 +185,7 @@ static void finish(struct conn *conn)
 		 */
 		shutdown(conn_fd(conn), SHUT_WR);
 		conn->state = CONN_LINGER;
+		conn->unacknowledged = unacknowledged(conn);
 		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_LINGER,
 			      clock_coarse_ms());
 		watch(conn, EV_READ);

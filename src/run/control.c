@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/text.h"
 #include "run/handover.h"
 #include "run/restart.h"
 #include "run/status.h"
@@ -74,9 +75,21 @@ static void answer(struct client *client, json_t *reply)
 	free(text);
 }
 
+/* A text may name a file in any bytes, or be cut within a character: JSON is UTF-8. */
+static json_t *said(const char *text)
+{
+	char escaped[4 * ERROR_TEXT_MAX];
+	json_t *value = json_string(text);
+
+	if (value != NULL)
+		return value;
+	text_escape_ascii(escaped, sizeof(escaped), text, strlen(text));
+	return json_string(escaped);
+}
+
 static void answer_error(struct client *client, int code, const char *text)
 {
-	answer(client, json_pack("{s:b, s:i, s:s, s:i}", "ok", 0, "schema", 1, "error", text,
+	answer(client, json_pack("{s:b, s:i, s:o, s:i}", "ok", 0, "schema", 1, "error", said(text),
 				 "code", code));
 }
 
@@ -90,7 +103,8 @@ static void answer_restart(struct client *client)
 	if (restart->last_code != 0)
 		answer_error(client, restart->last_code, text);
 	else
-		answer(client, json_pack("{s:b, s:i, s:s}", "ok", 1, "schema", 1, "text", text));
+		answer(client,
+		       json_pack("{s:b, s:i, s:o}", "ok", 1, "schema", 1, "text", said(text)));
 }
 
 static void await_restart(struct client *client)
@@ -262,9 +276,12 @@ static void on_accept(evutil_socket_t listener, short what, void *arg)
 	struct client *client;
 
 	(void)what;
-	if (fd < 0)
-		return; /* EAGAIN, or the client has gone; want of descriptors passes with the next
-			   one */
+	if (fd < 0) {
+		/* Otherwise the client has gone. */
+		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+			pause_accepting(control);
+		return;
+	}
 	if (!may_ask(fd, &peer)) {
 		log_warning("control: refused the user %u (pid %d)", (unsigned)peer.uid,
 			    (int)peer.pid);
@@ -427,6 +444,17 @@ void control_restart_ended(struct control *control)
 		if (client->waits_for != 0 &&
 		    client->waits_for <= control->supervisor->restart.ended)
 			answer_restart(client);
+}
+
+void control_stopping(struct control *control)
+{
+	struct client *client;
+
+	if (control == NULL)
+		return;
+	TAILQ_FOREACH (client, &control->clients, link)
+		if (client->waits_for != 0)
+			answer_error(client, EXIT_FAILED, "the daemon is stopping");
 }
 
 /* ---- Over a restart ------------------------------------------------------------------------- */

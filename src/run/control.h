@@ -36,6 +36,9 @@ void control_close(struct control *control);
 /* A restart has ended: answer those who wait for it. NULL is allowed. */
 void control_restart_ended(struct control *control);
 
+/* No restart will come any more: tell those who wait for one. NULL is allowed. */
+void control_stopping(struct control *control);
+
 /* Put the socket and the clients into a hand-over; control_uncollect frees the memory that this
  * takes. */
 int control_collect(struct control *control, struct handover *handover, struct error *err);

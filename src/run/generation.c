@@ -397,9 +397,15 @@ void generation_retire(struct generation *generation)
 	enum channel_type order =
 		gives_up_sockets(generation) ? CHANNEL_RETIRE_LAST : CHANNEL_RETIRE;
 
+	struct error err = {0};
+
 	for (size_t i = 0; i < generation->slot_count; i++) {
 		struct child *child = generation->slots[i].child;
 
+		/* Somebody must empty the queue of a socket that is given up. */
+		if (child == NULL && order == CHANNEL_RETIRE_LAST &&
+		    spawn(&generation->slots[i], &err) == 0)
+			child = generation->slots[i].child;
 		if (child == NULL)
 			continue;
 		/* One that has just been started must know its sockets to empty their queues. */
@@ -486,12 +492,26 @@ static int64_t backoff_ms(unsigned failures)
 	return ms > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : ms;
 }
 
+/* The timer of an empty slot starts a worker; that of a full one ends a worker that hangs in its
+ * start. */
+static void limit_start(struct slot *slot)
+{
+	int64_t limit = slot->generation->conf->start_timeout;
+	struct timeval tv = {limit / 1000, limit % 1000 * 1000};
+
+	evtimer_add(slot->respawn, &tv);
+}
+
 static void respawn(struct slot *slot)
 {
 	struct error err = {0};
 
-	if (slot->generation->supervisor->phase != PHASE_SERVING || spawn(slot, &err) == 0)
+	if (slot->generation->supervisor->phase != PHASE_SERVING)
 		return;
+	if (spawn(slot, &err) == 0) {
+		limit_start(slot);
+		return;
+	}
 	log_error("%s", err.text);
 	slot->failures++;
 	respawn_after(slot, backoff_ms(slot->failures + 1));
@@ -499,16 +519,38 @@ static void respawn(struct slot *slot)
 
 static void on_respawn(evutil_socket_t fd, short what, void *arg)
 {
+	struct slot *slot = arg;
+
 	(void)fd;
 	(void)what;
-	respawn(arg);
+	if (slot->child == NULL) {
+		respawn(slot);
+	} else if (!slot->child->ready) {
+		log_warning("%s[%d] does not get ready within start_timeout: killed",
+			    slot->child->name, (int)slot->child->pid);
+		child_kill(slot->child, SIGKILL); /* generation_child_ended replaces it */
+	}
 }
 
 void generation_refill(struct generation *generation)
 {
+	for (size_t i = 0; i < generation->slot_count; i++) {
+		struct slot *slot = &generation->slots[i];
+
+		if (slot->child == NULL)
+			respawn_after(slot, BACKOFF_MS);
+		else if (!slot->child->ready)
+			limit_start(slot);
+	}
+}
+
+void generation_fill(struct generation *generation)
+{
+	struct error err = {0};
+
 	for (size_t i = 0; i < generation->slot_count; i++)
-		if (generation->slots[i].child == NULL)
-			respawn_after(&generation->slots[i], BACKOFF_MS);
+		if (generation->slots[i].child == NULL && spawn(&generation->slots[i], &err) < 0)
+			log_error("%s", err.text);
 }
 
 /* The end of a worker that served, or was about to. */

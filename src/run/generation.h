@@ -62,8 +62,11 @@ struct slot *generation_slot(struct generation *generation, const char *service,
 /* Start a worker in every empty slot. */
 int generation_start(struct generation *generation, struct error *err);
 
-/* After execve: empty slots, whose timers were lost, get new ones. */
+/* After execve: slots without a worker that is ready, whose timers were lost, get new ones. */
 void generation_refill(struct generation *generation);
+
+/* A stop: somebody must empty the queues of empty slots, too. */
+void generation_fill(struct generation *generation);
 
 bool generation_all_ready(const struct generation *generation);
 

@@ -80,6 +80,7 @@ static void put_files(struct blob_writer *writer, const struct handover *handove
 	blob_put_u64(writer, handover->pidfile.device);
 	blob_put_u64(writer, handover->pidfile.inode);
 	blob_put_text(writer, handover->pidfile.path);
+	put_fd(writer, handover->log);
 	put_fd(writer, handover->control);
 	blob_put_u64(writer, handover->control_device);
 	blob_put_u64(writer, handover->control_inode);
@@ -197,6 +198,7 @@ static void get_body(struct blob_reader *reader, struct handover *handover)
 	handover->pidfile.device = (dev_t)blob_get_u64(reader);
 	handover->pidfile.inode = (ino_t)blob_get_u64(reader);
 	handover->pidfile.path = blob_get_text(reader);
+	handover->log = get_fd(reader);
 	handover->control = get_fd(reader);
 	handover->control_device = (dev_t)blob_get_u64(reader);
 	handover->control_inode = (ino_t)blob_get_u64(reader);
@@ -229,7 +231,7 @@ int handover_unpack(struct handover *handover, const void *data, size_t len, str
 {
 	struct blob_reader reader = {data, len, 0, false};
 
-	*handover = (struct handover){.pidfile = PIDFILE_NONE, .control = -1};
+	*handover = (struct handover){.pidfile = PIDFILE_NONE, .log = -1, .control = -1};
 	if (blob_get_u64(&reader) != MAGIC)
 		return error_set(err, EXIT_FAILED, "this is no hand-over of echod");
 	if (blob_get_u64(&reader) != HANDOVER_VERSION)
@@ -261,5 +263,5 @@ void handover_free(struct handover *handover)
 	free(handover->pidfile.path);
 	free(handover->control_path);
 	conf_source_free(handover->source);
-	*handover = (struct handover){.pidfile = PIDFILE_NONE, .control = -1};
+	*handover = (struct handover){.pidfile = PIDFILE_NONE, .log = -1, .control = -1};
 }

@@ -50,6 +50,7 @@ struct handover {
 	int64_t pid;
 	int64_t since;
 	struct pidfile pidfile; /* its path is owned by a hand-over that was read */
+	int log;		/* -1: none that would have to be kept */
 	int control;		/* -1: none */
 	dev_t control_device;
 	ino_t control_inode;

@@ -247,7 +247,7 @@ static void trial_failure(const struct restart *restart, int status, struct erro
 		error_set(err, EXIT_FAILED, "the trial did not end in time");
 		return;
 	}
-	if (WIFSIGNALED(status) && restart->trial_len == 0) {
+	if (WIFSIGNALED(status)) {
 		error_set(err, EXIT_FAILED, "the trial was ended by signal %s",
 			  signals_name(WTERMSIG(status)));
 		return;
@@ -380,6 +380,8 @@ static void set_inherited(const struct handover *handover, int blob, bool inheri
 	fds_set_cloexec(handover->pidfile.fd, !inherited);
 	if (handover->control >= 0)
 		fds_set_cloexec(handover->control, !inherited);
+	if (handover->log >= 0)
+		fds_set_cloexec(handover->log, !inherited);
 	for (size_t i = 0; i < handover->socket_count; i++)
 		fds_set_cloexec(handover->sockets[i].fd, !inherited);
 	for (size_t i = 0; i < handover->child_count; i++) {
@@ -432,6 +434,7 @@ static int hand_over(struct supervisor *supervisor, struct error *err)
 		.since = supervisor->since,
 		.pidfile = supervisor->pidfile,
 		.control = -1,
+		.log = logtarget_fd() > STDERR_FILENO ? logtarget_fd() : -1,
 		.control_path = supervisor->current->conf->control,
 		.generation = supervisor->current->number,
 		.privileges = supervisor->current->privileges,

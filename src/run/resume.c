@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/logtarget.h"
 #include "os/fds.h"
 #include "os/memory_file.h"
 #include "run/control.h"
@@ -39,7 +40,7 @@ bool supervisor_can_resume(int handover_fd)
 /* The descriptors that stay: all that the hand-over names. In fresh memory. */
 static int *handed_over_fds(const struct handover *handover, size_t *count)
 {
-	int *fds = calloc(2 + handover->socket_count + 2 * handover->child_count +
+	int *fds = calloc(3 + handover->socket_count + 2 * handover->child_count +
 				  handover->client_count,
 			  sizeof(*fds));
 	size_t n = 0;
@@ -48,6 +49,7 @@ static int *handed_over_fds(const struct handover *handover, size_t *count)
 		return NULL;
 	fds[n++] = handover->pidfile.fd;
 	fds[n++] = handover->control;
+	fds[n++] = handover->log;
 	for (size_t i = 0; i < handover->socket_count; i++)
 		fds[n++] = handover->sockets[i].fd;
 	for (size_t i = 0; i < handover->child_count; i++) {
@@ -142,12 +144,6 @@ static int adopt(struct supervisor *supervisor, struct handover *handover, int w
 	adopt_sockets(supervisor, handover);
 	for (size_t i = 0; i < handover->child_count; i++)
 		adopt_child(supervisor, &handover->children[i]);
-	if (handover->control >= 0) {
-		supervisor->control =
-			control_adopt(supervisor, handover->control_path, handover, err);
-		if (supervisor->control == NULL)
-			log_error("%s", err->text);
-	}
 	supervisor->phase = PHASE_SERVING;
 	supervisor->served = true;
 	supervisor->since = handover->since;
@@ -158,6 +154,13 @@ static int adopt(struct supervisor *supervisor, struct handover *handover, int w
 	supervisor->restart.failed = handover->restarts_failed;
 	supervisor->restart.again = handover->again;
 	supervisor->restart.step = RESTART_WORKERS;
+	if (handover->control >= 0)
+		supervisor->control =
+			control_adopt(supervisor, handover->control_path, handover, err);
+	else
+		supervisor->control = control_open(supervisor, handover->control_path, err);
+	if (supervisor->control == NULL)
+		log_error("%s", err->text);
 	return 0;
 }
 
@@ -243,6 +246,23 @@ static struct conf *parse_served(const struct launch *launch, const struct conf_
 	return conf;
 }
 
+/* The log goes on: opened anew, or, if that fails, where the former image wrote. */
+static void keep_log(const struct launch *launch, const struct conf *conf,
+		     const struct handover *handover)
+{
+	struct log_settings settings = {conf->log.target, conf->log.facility, conf->log.socket};
+	struct error err = {0};
+
+	if (supervisor_open_log(launch, conf, &err) == 0) {
+		if (handover->log >= 0)
+			close(handover->log);
+		return;
+	}
+	if (handover->log >= 0)
+		logtarget_adopt(handover->log, &settings);
+	log_error("%s; the log goes on where it went", err.text);
+}
+
 static int resume(struct supervisor *supervisor, struct handover *handover, struct error *err)
 {
 	const struct launch *launch = supervisor->launch;
@@ -258,8 +278,7 @@ static int resume(struct supervisor *supervisor, struct handover *handover, stru
 	}
 	wakeup = supervisor_become(keep, count, err);
 	free(keep);
-	if (supervisor_open_log(launch, conf, err) < 0)
-		log_error("%s", err->text);
+	keep_log(launch, conf, handover);
 	if (wakeup < 0 || pidfile_adopt(&supervisor->pidfile, &handover->pidfile, err) < 0) {
 		conf_free(conf);
 		return -1;

@@ -135,7 +135,10 @@ static void stop_children(struct supervisor *supervisor, enum channel_type order
 	struct child *child;
 
 	TAILQ_FOREACH (child, &supervisor->children, link) {
-		if (child->state == CHILD_STARTING && !child->ready)
+		/* Orders wait in the channel until the worker is ready to obey. */
+		if (child->state == CHILD_STARTING && order == CHANNEL_DRAIN)
+			child_order(child, CHANNEL_GO, 0);
+		if (child->state == CHILD_STARTING && order == CHANNEL_QUIT)
 			child_kill(child, SIGKILL);
 		else
 			child_order(child, order, ms);
@@ -146,6 +149,7 @@ static void stop_children(struct supervisor *supervisor, enum channel_type order
 static void begin_stop(struct supervisor *supervisor, bool polite, const char *why)
 {
 	int64_t patience = supervisor->current->conf->drain_timeout;
+	bool first = supervisor->phase == PHASE_SERVING;
 
 	drop_next(supervisor);
 	log_notice(polite ? "%s: stopping when clients have their answers, within %.1f s"
@@ -153,7 +157,10 @@ static void begin_stop(struct supervisor *supervisor, bool polite, const char *w
 		   why, (double)patience / 1000);
 	notify_send("STOPPING=1\nSTATUS=Stopping");
 	supervisor->phase = polite ? PHASE_DRAINING : PHASE_QUITTING;
+	control_stopping(supervisor->control);
 	if (polite) {
+		if (first)
+			generation_fill(supervisor->current);
 		stop_children(supervisor, CHANNEL_DRAIN, patience);
 		stop_timer(supervisor, patience + DRAIN_GRACE_MS);
 	} else {
@@ -219,6 +226,13 @@ static void start_done(struct supervisor *supervisor)
 		restart_request(supervisor);
 }
 
+/* Those that this very restart has retired have not even read it yet: they are not ended. */
+static bool retires_long(const struct supervisor *supervisor, const struct child *child)
+{
+	return child->state == CHILD_RETIRING &&
+	       child->generation + 1 != supervisor->current->number;
+}
+
 static void end_oldest_retiring(struct supervisor *supervisor)
 {
 	int64_t allowed = supervisor->current->conf->max_retiring, retiring = 0;
@@ -229,7 +243,7 @@ static void end_oldest_retiring(struct supervisor *supervisor)
 	TAILQ_FOREACH (child, &supervisor->children, link) {
 		if (retiring <= allowed)
 			break;
-		if (child->state != CHILD_RETIRING)
+		if (!retires_long(supervisor, child))
 			continue;
 		log_notice("%s[%d] is ended: more than %" PRId64 " processes retire (max_retiring)",
 			   child->name, (int)child->pid, allowed);

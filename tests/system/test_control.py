@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -412,3 +413,63 @@ def test_two_daemons_beside_each_other(make_echod) -> None:
     second.assert_serves()
     assert subprocess.run(second.command("status"), env=second.env,
                           stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_want_of_descriptors_does_not_burn_the_processor(echod: Echod) -> None:
+    """A control client that cannot be accepted waits; the supervisor does not spin meanwhile."""
+    echod.start()
+    pid = echod.pid
+    in_use = len(echod.supervisor.fds)
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    # The highest number in use counts: nothing beyond it may be opened.
+    highest = max(echod.supervisor.fds)
+    free = highest + 1 - in_use
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1, before[1]))
+    clients = []
+    for _ in range(free + 1):
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(echod.control))
+        clients.append(client)
+    wait_until(lambda: len(echod.supervisor.fds) == in_use + free, seconds(5), "all are in use")
+    ticks = echod.supervisor.cpu_ticks
+    time.sleep(0.5)  # a span to measure over, not an event to wait for
+    used = echod.supervisor.cpu_ticks - ticks
+    for client in clients:
+        client.close()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    assert used <= 15, f"{used} ticks in half a second"
+    assert echod.status()["ok"]
+
+
+def test_reason_that_is_not_utf8_is_answered_at_once(echod: Echod) -> None:
+    """A file may have any name; the verb still learns what is wrong."""
+    path = echod.dir / os.fsdecode(b"latin-\xe9.conf")
+    echod.config = path
+    path.write_text(f'log = {{ target = "file:{echod.log_path}"; }};\n'
+                    f'pidfile = "{echod.pidfile}";\n'
+                    f'services = ( {echod.service()} );\n')
+    echod.start()
+    echod.expect_log("restart in place refused")
+    with open(path, "a") as file:
+        file.write("nonsense = 1;\n")
+    begun = time.monotonic()
+    done = echod.run("restart", "-P", str(echod.pidfile), expect=6)
+    assert "nonsense" in done.stderr
+    assert time.monotonic() - begun < seconds(3)
+
+
+def test_socket_that_was_lost_is_bound_anew_at_a_restart(echod: Echod) -> None:
+    """Its directory goes, a restart finds no place for it, and a later one does."""
+    place = echod.dir / "place"
+    place.mkdir()
+    echod.control = place / "echod.sock"
+    echod.settings["control"] = echod.control
+    echod.start()
+    echod.expect_log("control socket")
+    shutil.rmtree(place)
+    echod.signal(signal.SIGHUP)
+    echod.await_log("generation 2 serves")
+    place.mkdir()
+    echod.signal(signal.SIGHUP)
+    echod.await_log("generation 3 serves")
+    assert echod.status()["generation"] == 3

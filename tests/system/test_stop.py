@@ -35,6 +35,15 @@ def await_counter(echod: Echod, name: str, value: int) -> None:
     wait_until(lambda: echod.status()["counters"][name] == value, seconds(10), f"{name} is {value}")
 
 
+def wear_out(echod: Echod, deaths: int = 5) -> None:
+    """End the only worker by its own fault until its successor is long in coming."""
+    for number in range(1, deaths + 1):
+        [worker] = wait_until(echod.workers, seconds(10), "a worker runs")
+        os.kill(worker.pid, signal.SIGSEGV)
+        assert worker.await_end(seconds(5))
+        echod.await_log(r"was ended by signal SIGSEGV", count=number)
+
+
 # ---- Polite -------------------------------------------------------------------------------------
 
 def test_polite_stop_answers_every_line_that_was_received(talking: Echod) -> None:
@@ -343,3 +352,42 @@ def test_killed_supervisor_during_a_restart(talking: Echod) -> None:
             say(client)
             talking.start()
             talking.assert_serves()
+
+
+# ---- Without a worker ---------------------------------------------------------------------------
+
+def test_polite_stop_serves_the_queue_of_a_worker_that_is_not_there(echod: Echod) -> None:
+    """Its successor is still to come: it comes at once, and empties the queue before the end."""
+    echod.settings["services.line.workers"] = 1
+    echod.start()
+    echod.expect_log("fatal signal")
+    wear_out(echod)
+    clients = [echod.connect() for _ in range(5)]
+    for client in clients:
+        client.sendall(b"waits\n")
+    echod.signal(signal.SIGUSR1)
+    for client in clients:
+        assert read_exactly(client, 6) == b"waits\n"
+        client.close()
+    echod.await_end()
+
+
+def test_reply_that_takes_longer_than_the_lingering_arrives_whole(echod: Echod) -> None:
+    """A slow reader that also sends: closing after two seconds would cost it most of the reply."""
+    echod.settings["services.line.max_line"] = "2M"
+    echod.start()
+    line = b"s" * 1500000 + b"\n"
+    got = b""
+    with small_client(echod.port, 4096) as client:
+        sender = threading.Thread(target=client.sendall, args=(line,))
+        sender.start()
+        begun = time.monotonic()
+        while len(got) < len(line):
+            part = client.recv(min(40000, len(line) - len(got)))
+            assert part, f"the end came after {len(got)} bytes"
+            got += part
+            if not sender.is_alive() and time.monotonic() - begun < 4:
+                client.send(b"!")
+                time.sleep(0.02)  # the pace of this client
+    sender.join()
+    assert got == line

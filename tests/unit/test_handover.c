@@ -50,6 +50,7 @@ static void fill(struct fixture *f)
 		.pid = getpid(),
 		.since = 1234567890,
 		.pidfile = {(char *)"/run/echod.pid", 5, 77, 88},
+		.log = 12,
 		.control = 6,
 		.control_device = 99,
 		.control_inode = 111,
@@ -117,6 +118,7 @@ static void all_of_it_comes_back(void **state)
 	assert_int_equal(got.pidfile.fd, 5);
 	assert_int_equal(got.pidfile.device, 77);
 	assert_int_equal(got.pidfile.inode, 88);
+	assert_int_equal(got.log, 12);
 	assert_int_equal(got.control, 6);
 	assert_int_equal(got.control_device, 99);
 	assert_int_equal(got.control_inode, 111);
