@@ -131,14 +131,16 @@ static int default_config(struct launch *launch, struct error *err)
 /* "key=value" is copied: cut in place, it would look cut in the process list, too. */
 static int add_setting(struct options *options, const char *text, struct error *err)
 {
-	char *copy = strdup(text), *equals;
+	struct conf_override *setting = &options->settings[options->launch.overrides.setting_count];
+	char *equals;
 
-	if (copy == NULL)
+	setting->key = strdup(text);
+	if (setting->key == NULL)
 		return error_errno(err, "cannot keep the options");
-	equals = strchr(copy, '=');
+	equals = strchr(setting->key, '=');
 	*equals = '\0';
-	options->settings[options->launch.overrides.setting_count++] =
-		(struct conf_override){copy, equals + 1};
+	setting->value = equals + 1;
+	options->launch.overrides.setting_count++;
 	return 0;
 }
 
@@ -217,7 +219,7 @@ static int set_option(struct options *options, int option, char *value, struct e
 
 	bool is_short = option < 256;
 
-	if (is_short && value != NULL && value[0] == '\0' && strchr("fPpl", option) != NULL)
+	if (is_short && strchr("fPpl", option) != NULL && value[0] == '\0')
 		return error_set(err, EXIT_USAGE, "the option -%c needs a value, not ''", option);
 	if (is_short && strchr("Fplv", option) != NULL)
 		options->start_option = option == 'F'	? "-F"
