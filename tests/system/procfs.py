@@ -124,7 +124,12 @@ class Process:
 
     @property
     def cmdline(self) -> list[str]:
-        return (self.path / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+        """Empty for a zombie, and for a process that has ended since it was listed."""
+        try:
+            text = (self.path / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+        return text.decode(errors="replace").split("\0")[:-1]
 
     @property
     def fds(self) -> dict[int, str]:
