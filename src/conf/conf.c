@@ -365,6 +365,28 @@ static void built_in_service(struct pass *pass, const struct conf_overrides *ove
 
 /* ---- What one setting cannot tell alone ----------------------------------------------------- */
 
+static void check_names(struct pass *pass, const struct conf_service *a,
+			const struct conf_service *b)
+{
+	if (a->name != NULL && b->name != NULL && strcmp(a->name, b->name) == 0)
+		conf_errors_add(pass->errors, a->where, "the service '%s' is already defined at %s",
+				a->name, b->where);
+}
+
+/* The first `count` addresses of `b` against one of `a`. */
+static void check_address(struct pass *pass, const struct conf_service *a,
+			  const struct conf_listen *listen, const struct conf_service *b,
+			  size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (listen->endpoint.port == b->listen[i].endpoint.port &&
+		    strcmp(listen->endpoint.host, b->listen[i].endpoint.host) == 0)
+			conf_errors_add(pass->errors, a->where,
+					"the address '%s' is already used at %s", listen->text,
+					b->where);
+}
+
+/* Each service against those before it, and each address against those before it in its own. */
 static void check_services(struct pass *pass)
 {
 	const struct conf *conf = pass->conf;
@@ -373,25 +395,13 @@ static void check_services(struct pass *pass)
 		const struct conf_service *a = &conf->services[i];
 
 		for (size_t j = 0; j < i; j++)
-			if (a->name != NULL && conf->services[j].name != NULL &&
-			    strcmp(a->name, conf->services[j].name) == 0)
-				conf_errors_add(pass->errors, a->where,
-						"the service '%s' is already defined at %s",
-						a->name, conf->services[j].where);
+			check_names(pass, a, &conf->services[j]);
 		for (size_t j = 0; j <= i; j++) {
 			const struct conf_service *b = &conf->services[j];
 
 			for (size_t k = 0; k < a->listen_count; k++)
-				for (size_t l = 0; l < (j == i ? k : b->listen_count); l++)
-					if (memcmp(&a->listen[k].endpoint.port,
-						   &b->listen[l].endpoint.port,
-						   sizeof(uint16_t)) == 0 &&
-					    strcmp(a->listen[k].endpoint.host,
-						   b->listen[l].endpoint.host) == 0)
-						conf_errors_add(
-							pass->errors, a->where,
-							"the address '%s' is already used at %s",
-							a->listen[k].text, b->where);
+				check_address(pass, a, &a->listen[k], b,
+					      j == i ? k : b->listen_count);
 		}
 	}
 }

@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "base/text.h"
 #include "run/handover.h"
 #include "run/restart.h"
 #include "run/status.h"
@@ -75,22 +74,10 @@ static void answer(struct client *client, json_t *reply)
 	free(text);
 }
 
-/* A text may name a file in any bytes, or be cut within a character: JSON is UTF-8. */
-static json_t *said(const char *text)
-{
-	char escaped[4 * ERROR_TEXT_MAX];
-	json_t *value = json_string(text);
-
-	if (value != NULL)
-		return value;
-	text_escape_ascii(escaped, sizeof(escaped), text, strlen(text));
-	return json_string(escaped);
-}
-
 static void answer_error(struct client *client, int code, const char *text)
 {
-	answer(client, json_pack("{s:b, s:i, s:o, s:i}", "ok", 0, "schema", 1, "error", said(text),
-				 "code", code));
+	answer(client, json_pack("{s:b, s:i, s:o, s:i}", "ok", 0, "schema", 1, "error",
+				 status_text(text), "code", code));
 }
 
 /* With the outcome of the last restart. */
@@ -103,8 +90,8 @@ static void answer_restart(struct client *client)
 	if (restart->last_code != 0)
 		answer_error(client, restart->last_code, text);
 	else
-		answer(client,
-		       json_pack("{s:b, s:i, s:o}", "ok", 1, "schema", 1, "text", said(text)));
+		answer(client, json_pack("{s:b, s:i, s:o}", "ok", 1, "schema", 1, "text",
+					 status_text(text)));
 }
 
 static void await_restart(struct client *client)

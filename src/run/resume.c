@@ -250,7 +250,7 @@ static struct conf *parse_served(const struct launch *launch, const struct conf_
 static void keep_log(const struct launch *launch, const struct conf *conf,
 		     const struct handover *handover)
 {
-	struct log_settings settings = {conf->log.target, conf->log.facility, conf->log.socket};
+	struct log_settings settings = supervisor_log_settings(conf);
 	struct error err = {0};
 
 	if (supervisor_open_log(launch, conf, &err) == 0) {

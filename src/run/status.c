@@ -11,8 +11,7 @@
 
 #include "config.h"
 
-/* A file may be named in any bytes; JSON is UTF-8: what is not, is shown escaped. */
-static json_t *text_or_null(const char *text)
+json_t *status_text(const char *text)
 {
 	char escaped[4 * PATH_MAX];
 	json_t *value;
@@ -99,7 +98,7 @@ static json_t *restarts(const struct restart *restart)
 
 	if (restart->last_text[0] != '\0')
 		last = json_pack("{s:b, s:o}", "ok", restart->last_code == 0, "text",
-				 text_or_null(restart->last_text));
+				 status_text(restart->last_text));
 	return json_pack("{s:I, s:I, s:I, s:o}", "begun", (json_int_t)restart->begun, "ended",
 			 (json_int_t)restart->ended, "failed", (json_int_t)restart->failed, "last",
 			 last);
@@ -148,9 +147,9 @@ json_t *status_json(struct supervisor *supervisor)
 		"{s:b, s:i, s:I, s:s, s:s, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:{s:I, s:I}, s:o}",
 		"ok", 1, "schema", 1, "pid", (json_int_t)getpid(), "version", PACKAGE_VERSION,
 		"state", phase_name(supervisor->phase), "since", since(supervisor->since), "config",
-		text_or_null(current == NULL ? NULL : conf_source_path(current->source)), "pidfile",
-		text_or_null(supervisor->pidfile.path), "control",
-		text_or_null(current == NULL ? NULL : current->conf->control), "generation",
+		status_text(current == NULL ? NULL : conf_source_path(current->source)), "pidfile",
+		status_text(supervisor->pidfile.path), "control",
+		status_text(current == NULL ? NULL : current->conf->control), "generation",
 		(json_int_t)(current == NULL ? 0 : current->number), "restarts",
 		restarts(&supervisor->restart), "services", services(current), "processes",
 		processes(supervisor), "connections", "now", now, "total",

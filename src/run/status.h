@@ -9,4 +9,10 @@ struct supervisor;
 /* A new object, or NULL without memory. */
 json_t *status_json(struct supervisor *supervisor);
 
+/*
+ * A text for a reply, null for NULL. It may name a file in any bytes, or be cut within a character:
+ * what is not UTF-8, as JSON must be, is shown escaped.
+ */
+json_t *status_text(const char *text);
+
 #endif

@@ -39,16 +39,21 @@ bool launch_sets_nice(const struct launch *launch, const struct conf *conf)
 
 /* ---- Log and libevent ----------------------------------------------------------------------- */
 
+struct log_settings supervisor_log_settings(const struct conf *conf)
+{
+	return (struct log_settings){conf->log.target, conf->log.facility, conf->log.socket};
+}
+
 int supervisor_check_log(const struct conf *conf, struct error *err)
 {
-	struct log_settings settings = {conf->log.target, conf->log.facility, conf->log.socket};
+	struct log_settings settings = supervisor_log_settings(conf);
 
 	return logtarget_check(&settings, err);
 }
 
 int supervisor_open_log(const struct launch *launch, const struct conf *conf, struct error *err)
 {
-	struct log_settings settings = {conf->log.target, conf->log.facility, conf->log.socket};
+	struct log_settings settings = supervisor_log_settings(conf);
 	int configured = log_level_parse(conf->log.level);
 	int level = configured + launch->verbosity;
 
@@ -510,26 +515,26 @@ static int set_priority(const struct launch *launch, const struct conf *conf, st
 	return 0;
 }
 
-static int start(struct supervisor *supervisor, struct conf_source *source, struct conf *conf,
-		 struct error *err)
+/* What comes before the first generation: the process, its log, its lock, its loop. */
+static int prepare(struct supervisor *supervisor, const struct conf *conf, struct error *err)
 {
 	int wakeup = supervisor_become(&supervisor->report_fd, 1, err);
 
 	if (wakeup < 0 || open_first_log(supervisor->launch, conf, err) < 0 ||
 	    supervisor_open_null(supervisor, err) < 0 ||
-	    pidfile_lock(&supervisor->pidfile, conf->pidfile, err) < 0) {
-		conf_source_free(source);
-		conf_free(conf);
+	    pidfile_lock(&supervisor->pidfile, conf->pidfile, err) < 0)
 		return -1;
-	}
 	signals_set_pidfile(&supervisor->pidfile);
-	if (set_priority(supervisor->launch, conf, err) < 0) {
-		conf_source_free(source);
-		conf_free(conf);
+	if (set_priority(supervisor->launch, conf, err) < 0)
 		return -1;
-	}
 	remember_terminal(supervisor);
-	if (supervisor_make_loop(supervisor, wakeup, err) < 0) {
+	return supervisor_make_loop(supervisor, wakeup, err);
+}
+
+static int start(struct supervisor *supervisor, struct conf_source *source, struct conf *conf,
+		 struct error *err)
+{
+	if (prepare(supervisor, conf, err) < 0) {
 		conf_source_free(source);
 		conf_free(conf);
 		return -1;

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "base/logtarget.h"
 #include "net/counters.h"
 #include "os/pidfile.h"
 #include "run/child.h"
@@ -125,6 +126,9 @@ void supervisor_reap(struct supervisor *supervisor);
 
 /* Let go of everything. Returns the exit code. */
 int supervisor_tear_down(struct supervisor *supervisor);
+
+/* Where the log goes by this configuration, which must outlive the result. */
+struct log_settings supervisor_log_settings(const struct conf *conf);
 
 /* Whether the log could be opened as this configuration says. Returns 0 or -1. */
 int supervisor_check_log(const struct conf *conf, struct error *err);
