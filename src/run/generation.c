@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/signame.h"
 #include "os/listen.h"
 #include "os/memory_file.h"
 #include "run/signals.h"
@@ -461,7 +462,7 @@ static void describe_end(const struct child *child, int status, char *out, size_
 {
 	if (WIFSIGNALED(status))
 		snprintf(out, cap, "%s[%d] was ended by signal %s%s", child->name, (int)child->pid,
-			 signals_name(WTERMSIG(status)), WCOREDUMP(status) ? " (core dumped)" : "");
+			 signame(WTERMSIG(status)), WCOREDUMP(status) ? " (core dumped)" : "");
 	else if (child->failure[0] != '\0')
 		snprintf(out, cap, "%s[%d] could not start: %.900s", child->name, (int)child->pid,
 			 child->failure);

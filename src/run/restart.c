@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/logtarget.h"
+#include "base/signame.h"
 #include "os/fds.h"
 #include "os/memory_file.h"
 #include "os/notify.h"
@@ -249,7 +250,7 @@ static void trial_failure(const struct restart *restart, int status, struct erro
 	}
 	if (WIFSIGNALED(status)) {
 		error_set(err, EXIT_FAILED, "the trial was ended by signal %s",
-			  signals_name(WTERMSIG(status)));
+			  signame(WTERMSIG(status)));
 		return;
 	}
 	if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_DONE) {

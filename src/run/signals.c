@@ -7,33 +7,29 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/signame.h"
 #include "os/daemonize.h"
 
 enum class { HANDLED, IGNORED, FATAL };
 
 struct row {
 	int sig;
-	const char *name;
 	enum class supervisor;
 	enum class worker;
 };
 
 /* SIGKILL, SIGSTOP and SIGCONT are the kernel's; the real-time signals are ignored as one. */
 static const struct row table[] = {
-	{SIGHUP, "SIGHUP", HANDLED, IGNORED},	    {SIGUSR1, "SIGUSR1", HANDLED, IGNORED},
-	{SIGTERM, "SIGTERM", HANDLED, IGNORED},	    {SIGINT, "SIGINT", HANDLED, IGNORED},
-	{SIGCHLD, "SIGCHLD", HANDLED, IGNORED},	    {SIGPIPE, "SIGPIPE", IGNORED, IGNORED},
-	{SIGUSR2, "SIGUSR2", IGNORED, IGNORED},	    {SIGALRM, "SIGALRM", IGNORED, IGNORED},
-	{SIGVTALRM, "SIGVTALRM", IGNORED, IGNORED}, {SIGPROF, "SIGPROF", IGNORED, IGNORED},
-	{SIGIO, "SIGIO", IGNORED, IGNORED},	    {SIGURG, "SIGURG", IGNORED, IGNORED},
-	{SIGTSTP, "SIGTSTP", IGNORED, IGNORED},	    {SIGTTIN, "SIGTTIN", IGNORED, IGNORED},
-	{SIGTTOU, "SIGTTOU", IGNORED, IGNORED},	    {SIGWINCH, "SIGWINCH", IGNORED, IGNORED},
-	{SIGXFSZ, "SIGXFSZ", IGNORED, IGNORED},	    {SIGQUIT, "SIGQUIT", FATAL, FATAL},
-	{SIGILL, "SIGILL", FATAL, FATAL},	    {SIGTRAP, "SIGTRAP", FATAL, FATAL},
-	{SIGABRT, "SIGABRT", FATAL, FATAL},	    {SIGBUS, "SIGBUS", FATAL, FATAL},
-	{SIGFPE, "SIGFPE", FATAL, FATAL},	    {SIGSEGV, "SIGSEGV", FATAL, FATAL},
-	{SIGSYS, "SIGSYS", FATAL, FATAL},	    {SIGXCPU, "SIGXCPU", FATAL, FATAL},
-	{SIGPWR, "SIGPWR", FATAL, FATAL},	    {SIGSTKFLT, "SIGSTKFLT", FATAL, FATAL},
+	{SIGHUP, HANDLED, IGNORED},   {SIGUSR1, HANDLED, IGNORED}, {SIGTERM, HANDLED, IGNORED},
+	{SIGINT, HANDLED, IGNORED},   {SIGCHLD, HANDLED, IGNORED}, {SIGPIPE, IGNORED, IGNORED},
+	{SIGUSR2, IGNORED, IGNORED},  {SIGALRM, IGNORED, IGNORED}, {SIGVTALRM, IGNORED, IGNORED},
+	{SIGPROF, IGNORED, IGNORED},  {SIGIO, IGNORED, IGNORED},   {SIGURG, IGNORED, IGNORED},
+	{SIGTSTP, IGNORED, IGNORED},  {SIGTTIN, IGNORED, IGNORED}, {SIGTTOU, IGNORED, IGNORED},
+	{SIGWINCH, IGNORED, IGNORED}, {SIGXFSZ, IGNORED, IGNORED}, {SIGQUIT, FATAL, FATAL},
+	{SIGILL, FATAL, FATAL},	      {SIGTRAP, FATAL, FATAL},	   {SIGABRT, FATAL, FATAL},
+	{SIGBUS, FATAL, FATAL},	      {SIGFPE, FATAL, FATAL},	   {SIGSEGV, FATAL, FATAL},
+	{SIGSYS, FATAL, FATAL},	      {SIGXCPU, FATAL, FATAL},	   {SIGPWR, FATAL, FATAL},
+	{SIGSTKFLT, FATAL, FATAL},
 };
 
 #define TABLE_ROWS  (sizeof(table) / sizeof(table[0]))
@@ -46,14 +42,6 @@ static int wakeup[2] = {-1, -1};
 static const struct pidfile *fatal_pidfile;
 static const char *fatal_name = "supervisor";
 static _Alignas(16) unsigned char fatal_stack[64 * 1024];
-
-const char *signals_name(int sig)
-{
-	for (size_t i = 0; i < TABLE_ROWS; i++)
-		if (table[i].sig == sig)
-			return table[i].name;
-	return sig == SIGKILL ? "SIGKILL" : sig == SIGSTOP ? "SIGSTOP" : "SIG?";
-}
 
 /* Rule 17. A flag, and a byte for the loop: a flag alone would be seen at the next event only. */
 static void on_handled(int sig)
@@ -85,7 +73,7 @@ static void on_fatal(int sig)
 	size_t used = append(line, sizeof(line), 0, "fatal signal ");
 	sigset_t only;
 
-	used = append(line, sizeof(line), used, signals_name(sig));
+	used = append(line, sizeof(line), used, signame(sig));
 	used = append(line, sizeof(line), used, " in ");
 	used = append(line, sizeof(line), used, fatal_name);
 	log_write_in_signal(LOG_LEVEL_CRITICAL, line, used);

@@ -43,7 +43,4 @@ void signals_unblock(void);
 /* For a child that will execute a command: default dispositions, empty mask. */
 void signals_default(void);
 
-/* "SIGSEGV"; "SIG?" for a number without a name. */
-const char *signals_name(int sig);
-
 #endif

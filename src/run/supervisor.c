@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/logtarget.h"
+#include "base/signame.h"
 #include "os/daemonize.h"
 #include "os/fds.h"
 #include "os/notify.h"
@@ -336,11 +337,11 @@ static void stop_by_signal(struct supervisor *supervisor, int sig)
 
 	switch (supervisor->phase) {
 	case PHASE_STARTING:
-		error_set(&err, EXIT_FAILED, "ended by %s before it was ready", signals_name(sig));
+		error_set(&err, EXIT_FAILED, "ended by %s before it was ready", signame(sig));
 		start_failed(supervisor, &err);
 		break;
 	case PHASE_SERVING:
-		begin_stop(supervisor, sig == SIGUSR1, signals_name(sig));
+		begin_stop(supervisor, sig == SIGUSR1, signame(sig));
 		break;
 	case PHASE_DRAINING:
 		begin_stop(supervisor, false, "a second signal");
