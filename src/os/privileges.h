@@ -28,4 +28,17 @@ int privileges_resolve(struct privileges *privileges, const char *user, const ch
  */
 int privileges_drop(const struct privileges *privileges, struct error *err);
 
+/*
+ * Whom a program runs as: the same, but `user` may be "root", and `group` root's.
+ */
+int privileges_resolve_program(struct privileges *privileges, const char *user, const char *group,
+			       struct error *err);
+
+/*
+ * Become the user of a program: the user's own supplementary groups (initgroups(3)), gid, uid; all
+ * three of each. The capabilities go with root; no_new_privs is not set. Nothing happens when
+ * `change` is false. Reads the group database.
+ */
+int privileges_become(const struct privileges *privileges, struct error *err);
+
 #endif
