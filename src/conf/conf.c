@@ -70,69 +70,119 @@ static const char *type_wanted(const struct conf_key *key)
 	case KEY_INTEGER:
 		return "a whole number";
 	case KEY_TIME:
+	case KEY_TIME_OR_OFF:
 		return "a time: seconds, or a string with a unit such as \"500ms\", \"2m\"";
 	case KEY_SIZE:
 		return "a size: bytes, or a string with a unit such as \"64k\", \"1M\"";
+	case KEY_MODE:
+		return "octal digits in quotes, as in \"022\": without them, 022 is read as the "
+		       "decimal number 22";
+	case KEY_SIGNAL:
+		return "a signal, as in \"SIGTERM\"";
 	case KEY_BOOLEAN:
 		return "true or false";
 	case KEY_LISTEN:
 		return "a list of strings, as in [ \"*:30333\" ]";
+	case KEY_COMMAND:
+		return "a list of strings, as in [ \"/usr/local/bin/sensor\", \"--loop\" ]";
+	case KEY_ENVIRONMENT:
+		return "a list of strings, as in [ \"LANG=C\" ]";
 	default:
 		return "a string in quotes";
 	}
 }
 
-static void set_listen(const struct pass *pass, const config_setting_t *setting,
-		       struct conf_service *service)
+static void wrong_type(const struct pass *pass, const config_setting_t *setting,
+		       const struct conf_key *key)
 {
+	char text[256];
+
+	snprintf(text, sizeof(text), "%s must be %s", key->name, type_wanted(key));
+	wrong(pass, setting, text);
+}
+
+/* One string of a list. Returns -1 when it is wrong, and has said so. */
+static int add_to_list(const struct pass *pass, const config_setting_t *one,
+		       const struct conf_key *key, struct conf_service *service)
+{
+	const char *text = config_setting_get_string(one);
 	struct error err = {0};
-	int n = config_setting_is_aggregate(setting) ? config_setting_length(setting) : 1;
 
-	conf_listen_clear(service);
-	for (int i = 0; i < n; i++) {
-		const config_setting_t *one =
-			config_setting_is_aggregate(setting)
-				? config_setting_get_elem(setting, (unsigned)i)
-				: setting;
-		const char *text = config_setting_get_string(one);
-
-		if (text == NULL)
-			wrong(pass, one, "listen must be a list of strings, as in [ \"*:30333\" ]");
-		else if (conf_listen_add(service, text, &err) < 0)
-			wrong(pass, one, err.text);
+	if (text == NULL) {
+		wrong_type(pass, one, key);
+		return -1;
 	}
-	if (n == 0)
-		wrong(pass, setting, "listen is empty: the service could not be reached");
+	if (conf_key_add(key, service, text, &err) < 0) {
+		wrong(pass, one, err.text);
+		return -1;
+	}
+	return 0;
+}
+
+/* A single string is a list, too. Returns -1 when anything is wrong, and has said what. */
+static int set_list(const struct pass *pass, const config_setting_t *setting,
+		    const struct conf_key *key, struct conf_service *service)
+{
+	bool aggregate = config_setting_is_aggregate(setting);
+	int n = aggregate ? config_setting_length(setting) : 1, result = 0;
+
+	conf_key_clear(key, service);
+	for (int i = 0; i < n; i++) {
+		if (add_to_list(pass,
+				aggregate ? config_setting_get_elem(setting, (unsigned)i) : setting,
+				key, service) == 0)
+			continue;
+		result = -1;
+		/* The words behind a wrong command are not commands. */
+		if (key->type == KEY_COMMAND)
+			break;
+	}
+	if (n > 0 || key->type == KEY_ENVIRONMENT)
+		return result;
+	wrong(pass, setting,
+	      key->type == KEY_LISTEN ? "listen is empty: the service could not be reached"
+				      : "command is empty: there is nothing to run");
+	return -1;
+}
+
+static int set_value(const config_setting_t *setting, const struct conf_key *key, void *base,
+		     struct error *err)
+{
+	int type = config_setting_type(setting);
+	char text[64];
+
+	if (conf_key_is_number(key) && key->type != KEY_MODE &&
+	    (type == CONFIG_TYPE_INT || type == CONFIG_TYPE_INT64))
+		return conf_key_set_number(key, base, config_setting_get_int64(setting), err);
+	if (conf_key_is_time(key) && type == CONFIG_TYPE_FLOAT) {
+		snprintf(text, sizeof(text), "%.12g", config_setting_get_float(setting));
+		return conf_key_set_text(key, base, text, err);
+	}
+	if (key->type == KEY_BOOLEAN && type == CONFIG_TYPE_BOOL)
+		return conf_key_set_text(key, base,
+					 config_setting_get_bool(setting) ? "true" : "false", err);
+	if (type == CONFIG_TYPE_STRING && key->type != KEY_BOOLEAN && key->type != KEY_INTEGER)
+		return conf_key_set_text(key, base, config_setting_get_string(setting), err);
+	return error_set(err, EXIT_CONFIG, "%s must be %s", key->name, type_wanted(key));
 }
 
 static void set_key(const struct pass *pass, const config_setting_t *setting,
 		    const struct conf_key *key, void *base)
 {
-	int type = config_setting_type(setting);
 	struct error err = {0};
-	int result = 0;
 
-	if (key->type == KEY_LISTEN && type != CONFIG_TYPE_GROUP) {
-		set_listen(pass, setting, base);
-	} else if (conf_key_is_number(key) &&
-		   (type == CONFIG_TYPE_INT || type == CONFIG_TYPE_INT64)) {
-		result = conf_key_set_number(key, base, config_setting_get_int64(setting), &err);
-	} else if (key->type == KEY_TIME && type == CONFIG_TYPE_FLOAT) {
-		char text[64];
-
-		snprintf(text, sizeof(text), "%.12g", config_setting_get_float(setting));
-		result = conf_key_set_text(key, base, text, &err);
-	} else if (key->type == KEY_BOOLEAN && type == CONFIG_TYPE_BOOL) {
-		result = conf_key_set_text(
-			key, base, config_setting_get_bool(setting) ? "true" : "false", &err);
-	} else if (type == CONFIG_TYPE_STRING && key->type != KEY_BOOLEAN &&
-		   key->type != KEY_INTEGER) {
-		result = conf_key_set_text(key, base, config_setting_get_string(setting), &err);
-	} else {
-		error_set(&err, EXIT_CONFIG, "%s must be %s", key->name, type_wanted(key));
-		result = -1;
+	if (conf_key_check_kind(key, base, &err) < 0) {
+		wrong(pass, setting, err.text);
+		return;
 	}
-	if (result < 0)
+	if (conf_key_is_list(key) && !config_setting_is_group(setting)) {
+		if (set_list(pass, setting, key, base) < 0)
+			return;
+	} else if (set_value(setting, key, base, &err) < 0) {
+		wrong(pass, setting, err.text);
+		return;
+	}
+	if (conf_key_look(key, base, &err) < 0)
 		wrong(pass, setting, err.text);
 }
 
@@ -163,15 +213,31 @@ static struct conf_service *add_service(struct conf *conf, const char *where)
 		return NULL;
 	conf->services = services;
 	service = &services[conf->service_count];
-	memset(service, 0, sizeof(*service));
-	service->where = strdup(where);
-	if (service->where == NULL || conf_keys_set_defaults(KEY_SERVICE, service) < 0) {
-		conf_keys_free(KEY_SERVICE, service);
-		free(service->where);
+	if (conf_service_init(service, where) < 0)
 		return NULL;
-	}
 	conf->service_count++;
 	return service;
+}
+
+static void read_service(struct pass *pass, const config_setting_t *group)
+{
+	bool program = config_setting_get_member(group, "command") != NULL;
+	struct conf_service *service;
+	char where[WHERE_MAX];
+
+	where_of(pass, group, where);
+	service = add_service(pass->conf, where);
+	/* First of all: the other settings depend on it, in whatever order they stand. */
+	if (service == NULL || (program && conf_program_mark(service) < 0)) {
+		wrong(pass, group, "no memory for the service");
+		return;
+	}
+	read_group(pass, group, KEY_SERVICE, service);
+	if (service->name == NULL && config_setting_get_member(group, "name") == NULL)
+		wrong(pass, group, "the service has no name");
+	if (!program && service->listen_count == 0 &&
+	    config_setting_get_member(group, "listen") == NULL)
+		wrong(pass, group, "the service has no listen: say where it can be reached");
 }
 
 static void read_services(struct pass *pass, const config_setting_t *list)
@@ -183,26 +249,11 @@ static void read_services(struct pass *pass, const config_setting_t *list)
 	}
 	for (int i = 0; i < config_setting_length(list); i++) {
 		const config_setting_t *group = config_setting_get_elem(list, (unsigned)i);
-		struct conf_service *service;
-		char where[WHERE_MAX];
 
-		if (!config_setting_is_group(group)) {
+		if (config_setting_is_group(group))
+			read_service(pass, group);
+		else
 			wrong(pass, group, "a service is a group, as in { name = \"line\"; }");
-			continue;
-		}
-		where_of(pass, group, where);
-		service = add_service(pass->conf, where);
-		if (service == NULL) {
-			wrong(pass, group, "no memory for the service");
-			continue;
-		}
-		read_group(pass, group, KEY_SERVICE, service);
-		if (service->name == NULL && config_setting_get_member(group, "name") == NULL)
-			wrong(pass, group, "the service has no name");
-		if (service->listen_count == 0 &&
-		    config_setting_get_member(group, "listen") == NULL)
-			wrong(pass, group,
-			      "the service has no listen: say where it can be reached");
 	}
 	if (config_setting_length(list) == 0)
 		wrong(pass, list, "services is empty: there would be nothing to serve");
@@ -290,6 +341,29 @@ static int override_target(struct pass *pass, const char *path, enum key_section
 			 "write a setting as key, log.key or services.NAME.key, not '%s'", path);
 }
 
+/* NULL, with the reason, when the struct has no such setting. */
+static const struct conf_key *override_key(enum key_section section, const char *name,
+					   struct error *err)
+{
+	const struct conf_key *key = conf_key_find(section, name);
+	const char *nearest;
+
+	if (key != NULL)
+		return key;
+	nearest = conf_key_nearest(section, name);
+	error_set(err, EXIT_CONFIG, "there is no setting '%s'%s%s%s", name,
+		  nearest ? "; did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "");
+	return NULL;
+}
+
+static int override_value(const struct conf_key *key, void *base, const char *value,
+			  struct error *err)
+{
+	if (conf_key_check_kind(key, base, err) < 0 || conf_key_set_text(key, base, value, err) < 0)
+		return -1;
+	return conf_key_look(key, base, err);
+}
+
 static void apply_override(struct pass *pass, const struct conf_override *override)
 {
 	enum key_section section;
@@ -297,21 +371,10 @@ static void apply_override(struct pass *pass, const struct conf_override *overri
 	const struct conf_key *key = NULL;
 	const char *name;
 	void *base;
-	int result = override_target(pass, override->key, &section, &base, &name, &err);
 
-	if (result == 0) {
-		key = conf_key_find(section, name);
-		if (key == NULL) {
-			const char *nearest = conf_key_nearest(section, name);
-
-			result = error_set(&err, EXIT_CONFIG, "there is no setting '%s'%s%s%s",
-					   name, nearest ? "; did you mean '" : "",
-					   nearest ? nearest : "", nearest ? "'?" : "");
-		}
-	}
-	if (result == 0)
-		result = conf_key_set_text(key, base, override->value, &err);
-	if (result < 0) {
+	if (override_target(pass, override->key, &section, &base, &name, &err) == 0)
+		key = override_key(section, name, &err);
+	if (key == NULL || override_value(key, base, override->value, &err) < 0) {
 		conf_errors_add(pass->errors, "command line", "%s", err.text);
 		return;
 	}
@@ -522,30 +585,38 @@ void conf_free(struct conf *conf)
 {
 	if (conf == NULL)
 		return;
-	for (size_t i = 0; i < conf->service_count; i++) {
-		conf_keys_free(KEY_SERVICE, &conf->services[i]);
-		free(conf->services[i].where);
-	}
+	for (size_t i = 0; i < conf->service_count; i++)
+		conf_service_clear(&conf->services[i]);
 	free(conf->services);
 	conf_keys_free(KEY_LOG, &conf->log);
 	conf_keys_free(KEY_GLOBAL, conf);
 	free(conf);
 }
 
+/* A time or size with a unit is a string in the file, and so is a mode. */
+static bool is_quoted(const struct conf_key *key)
+{
+	int64_t plain;
+
+	if (key->type == KEY_BOOLEAN)
+		return false;
+	return !conf_key_is_number(key) || key->type == KEY_MODE ||
+	       text_parse_int(key->initial, &plain) < 0;
+}
+
 static void print_key(FILE *out, const struct conf_key *key, const char *indent)
 {
-	bool quoted = !conf_key_is_number(key) && key->type != KEY_BOOLEAN;
-	int64_t plain;
+	const char *quote;
 
 	fprintf(out, "%s# %s\n", indent, key->sentence);
 	if (key->initial == NULL) {
 		fprintf(out, "%s# %s: %s\n", indent, key->name, key->initial_said);
 		return;
 	}
-	/* A time or size with a unit is a string in the file. */
-	if (conf_key_is_number(key) && text_parse_int(key->initial, &plain) < 0)
-		quoted = true;
-	fprintf(out, quoted ? "%s%s = \"%s\";\n" : "%s%s = %s;\n", indent, key->name, key->initial);
+	quote = is_quoted(key) ? "\"" : "";
+	/* The service that is printed speaks a protocol: there, these would be wrong. */
+	fprintf(out, "%s%s%s = %s%s%s;\n", indent, key->whom == KEY_FOR_PROGRAM ? "# " : "",
+		key->name, quote, key->initial, quote);
 }
 
 void conf_print_defaults(FILE *out)

@@ -3,7 +3,8 @@
  *
  * The file is first read whole into a conf_source (its includes too), so that a restart can hand
  * over the very text that is served. Parsing never stops at the first mistake: every one is
- * collected as "file:line: sentence", and the struct has the default in each wrong place.
+ * collected as "file:line: sentence", and the struct has the default in each wrong place. What only
+ * this machine lacks (a user, a command) is an error too, but stays in the struct as written.
  */
 #ifndef ECHOD_CONF_CONF_H
 #define ECHOD_CONF_CONF_H
@@ -15,6 +16,7 @@
 
 #include "base/addr.h"
 #include "base/blob.h"
+#include "base/error.h"
 
 #define CONF_DEFAULT_PORT 30333
 
@@ -23,8 +25,29 @@ struct conf_listen {
 	struct endpoint endpoint;
 };
 
+/* A service's own `nice` that is not written. */
+#define CONF_NICE_GLOBAL INT64_MIN
+
+/*
+ * A service speaks a protocol, served by workers, or runs a command: then it is a program. Settings
+ * of the other kind have their defaults.
+ */
 struct conf_service {
 	char *name;
+	char *user;   /* NULL: the global one */
+	char *group;  /* NULL: with an own user, that user's; else the global one */
+	int64_t nice; /* CONF_NICE_GLOBAL: the global one */
+
+	/* What it runs in place of a protocol; the rest of this part is for programs only. */
+	char **command;	      /* NULL at the end; the first word is an absolute path. NULL: none */
+	char **environment;   /* "NAME=value", NULL at the end; NULL: nothing is added */
+	char *directory;      /* absolute */
+	int64_t umask;	      /* 0 to 0777 */
+	char *restart;	      /* "always", "on-failure", "never" */
+	int64_t stop_signal;  /* its number */
+	int64_t stop_timeout; /* ms */
+
+	/* What it speaks, and where. */
 	char *protocol;
 	struct conf_listen *listen;
 	size_t listen_count;
@@ -38,7 +61,7 @@ struct conf_service {
 	int64_t max_pending;   /* bytes */
 	int64_t idle_timeout;  /* ms; 0: none */
 	int64_t write_timeout; /* ms; 0: none */
-	char *where;	       /* "file:line" or "the built-in service", for messages */
+	char *where; /* "file:line", "the built-in service" or "echod add", for messages */
 };
 
 struct conf_log {
@@ -59,6 +82,7 @@ struct conf {
 	int64_t retire_timeout; /* ms; 0: no limit */
 	int64_t start_timeout;	/* ms */
 	int64_t max_retiring;	/* processes */
+	int64_t watchdog;	/* ms without a sign of life that end a worker; 0: off */
 	struct conf_log log;
 	struct conf_service *services;
 	size_t service_count;
@@ -120,6 +144,26 @@ struct conf_overrides {
 struct conf *conf_parse(const struct conf_source *source, const struct conf_overrides *overrides,
 			struct conf_errors *errors);
 void conf_free(struct conf *conf);
+
+/* True when it runs a command; false: it speaks a protocol. */
+bool conf_is_program(const struct conf_service *service);
+
+/*
+ * True when both would run the very same: every setting of programs is equal, name included. False
+ * when one is NULL, or no program.
+ */
+bool conf_program_equal(const struct conf_service *a, const struct conf_service *b);
+
+/*
+ * A program that no file names (`echod add`): `command` is NULL at the end; `user` and `restart`
+ * may be NULL: as in a file that leaves them out. The same checks as for a file. To be freed with
+ * conf_service_free; NULL with the reason. With `check` false it looks neither at the file system
+ * nor at the user database: one that was added before must be there again, even when its command
+ * has vanished meanwhile.
+ */
+struct conf_service *conf_program_new(const char *name, char *const *command, const char *user,
+				      const char *restart, bool check, struct error *err);
+void conf_service_free(struct conf_service *service);
 
 /* Every key with its default and its sentence, in the syntax of the file. */
 void conf_print_defaults(FILE *out);

@@ -1,22 +1,25 @@
 #include "conf/keys.h"
 
 #include <ctype.h>
-#include <errno.h>
-#include <grp.h>
 #include <inttypes.h>
-#include <pwd.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/signame.h"
 #include "base/text.h"
 
-#define DAY	      (INT64_C(86400) * 1000)
-#define SECOND	      INT64_C(1000)
-#define KIB	      INT64_C(1024)
-#define MIB	      (INT64_C(1024) * 1024)
-#define GLOBAL(name)  KEY_GLOBAL, #name
-#define LOG(name)     KEY_LOG, #name
-#define SERVICE(name) KEY_SERVICE, #name
+#define DAY    (INT64_C(86400) * 1000)
+#define SECOND INT64_C(1000)
+#define KIB    INT64_C(1024)
+#define MIB    (INT64_C(1024) * 1024)
+
+/* A row begins with one of these; the last three are settings of services. */
+#define GLOBAL(name)   KEY_GLOBAL, #name, KEY_FOR_ANY
+#define LOG(name)      KEY_LOG, #name, KEY_FOR_ANY
+#define SERVICE(name)  KEY_SERVICE, #name, KEY_FOR_ANY
+#define PROTOCOL(name) KEY_SERVICE, #name, KEY_FOR_PROTOCOL
+#define PROGRAM(name)  KEY_SERVICE, #name, KEY_FOR_PROGRAM
 
 static const char *const level_choices[] = {"critical", "error", "warning", "notice",
 					    "info",	"debug", NULL};
@@ -25,6 +28,7 @@ static const char *const facility_choices[] = {
 	"news",	  "uucp",   "cron",   "authpriv", "ftp",    "local0", "local1",
 	"local2", "local3", "local4", "local5",	  "local6", "local7", NULL};
 static const char *const protocol_choices[] = {"line", "echo", NULL};
+static const char *const restart_choices[] = {"always", "on-failure", "never", NULL};
 
 /*
  * To add a setting: a field in conf.h, a row here, a place in etc/echod.conf and in echod.conf(5).
@@ -38,9 +42,9 @@ const struct conf_key conf_keys[] = {
 	 "The Unix socket over which the verbs ask the daemon."},
 	{GLOBAL(user), KEY_USER, offsetof(struct conf, user), 0, 0, NULL,
 	 "echod if there is such a user, else nobody", NULL,
-	 "The user that workers run as when the daemon is started by root."},
+	 "The user that workers and programs run as when the daemon is started by root."},
 	{GLOBAL(group), KEY_GROUP, offsetof(struct conf, group), 0, 0, NULL, "the user's own group",
-	 NULL, "The group that workers run as when the daemon is started by root."},
+	 NULL, "The group that workers and programs run as when the daemon is started by root."},
 	{GLOBAL(nice), KEY_INTEGER, offsetof(struct conf, nice), -20, 19, "0", NULL, NULL,
 	 "The scheduling priority; when not written, the foreground keeps the launcher's."},
 	{GLOBAL(drain_timeout), KEY_TIME, offsetof(struct conf, drain_timeout), 0, DAY, "30", NULL,
@@ -52,6 +56,9 @@ const struct conf_key conf_keys[] = {
 	 "10", NULL, NULL, "How long new workers and the trial of a restart may take."},
 	{GLOBAL(max_retiring), KEY_INTEGER, offsetof(struct conf, max_retiring), 1, 100000, "1024",
 	 NULL, NULL, "How many processes may retire at once; the oldest is ended first."},
+	{GLOBAL(watchdog), KEY_TIME_OR_OFF, offsetof(struct conf, watchdog), SECOND, DAY, "10",
+	 NULL, NULL,
+	 "After how long without a sign of life a worker is killed and replaced; 0: never."},
 
 	{LOG(target), KEY_TARGET, offsetof(struct conf_log, target), 0, 0, "syslog", NULL, NULL,
 	 "Where the log goes: syslog, stderr (foreground only, its default) or file:PATH."},
@@ -64,35 +71,60 @@ const struct conf_key conf_keys[] = {
 
 	{SERVICE(name), KEY_NAME, offsetof(struct conf_service, name), 0, 0, NULL,
 	 "none: each service needs one", NULL, "What the service is called."},
-	{SERVICE(protocol), KEY_CHOICE, offsetof(struct conf_service, protocol), 0, 0, "line", NULL,
-	 protocol_choices, "What the service speaks: line, or echo (RFC 862)."},
-	{SERVICE(listen), KEY_LISTEN, 0, 0, 0, NULL,
-	 "none: each service needs one; the built-in service has *:30333", NULL,
+	{SERVICE(user), KEY_USER, offsetof(struct conf_service, user), 0, 0, NULL, "the global one",
+	 NULL, "The user that the service runs as when the daemon is started by root."},
+	{SERVICE(group), KEY_GROUP, offsetof(struct conf_service, group), 0, 0, NULL,
+	 "that of the service's own user, else the global one", NULL,
+	 "The group that the service runs as when the daemon is started by root."},
+	{SERVICE(nice), KEY_INTEGER, offsetof(struct conf_service, nice), -20, 19, NULL,
+	 "the global one", NULL, "The scheduling priority of the service."},
+
+	{PROTOCOL(protocol), KEY_CHOICE, offsetof(struct conf_service, protocol), 0, 0, "line",
+	 NULL, protocol_choices, "What the service speaks: line, or echo (RFC 862)."},
+	{PROTOCOL(listen), KEY_LISTEN, 0, 0, 0, NULL,
+	 "none: a service with a protocol needs one; the built-in service has *:30333", NULL,
 	 "The addresses where the service listens, each host:port."},
-	{SERVICE(workers), KEY_INTEGER, offsetof(struct conf_service, workers), 0, 1024, "0", NULL,
+	{PROTOCOL(workers), KEY_INTEGER, offsetof(struct conf_service, workers), 0, 1024, "0", NULL,
 	 NULL, "How many processes serve; 0: one for each processor."},
-	{SERVICE(backlog), KEY_INTEGER, offsetof(struct conf_service, backlog), 1, 65535, "4096",
+	{PROTOCOL(backlog), KEY_INTEGER, offsetof(struct conf_service, backlog), 1, 65535, "4096",
 	 NULL, NULL, "How many connections may wait to be accepted, for each worker and address."},
-	{SERVICE(defer_accept), KEY_TIME, offsetof(struct conf_service, defer_accept), 0,
+	{PROTOCOL(defer_accept), KEY_TIME, offsetof(struct conf_service, defer_accept), 0,
 	 60 * SECOND, "1", NULL, NULL,
 	 "How long the kernel may keep a connection whose client has not written yet; 0: not at all."},
-	{SERVICE(keepalive), KEY_TIME, offsetof(struct conf_service, keepalive), 0, 32767 * SECOND,
+	{PROTOCOL(keepalive), KEY_TIME, offsetof(struct conf_service, keepalive), 0, 32767 * SECOND,
 	 "2m", NULL, NULL,
 	 "After which silence the kernel probes whether a client is there; 0: never."},
-	{SERVICE(nodelay), KEY_BOOLEAN, offsetof(struct conf_service, nodelay), 0, 0, "true", NULL,
+	{PROTOCOL(nodelay), KEY_BOOLEAN, offsetof(struct conf_service, nodelay), 0, 0, "true", NULL,
 	 NULL, "Whether replies leave at once (TCP_NODELAY)."},
-	{SERVICE(max_lines), KEY_INTEGER, offsetof(struct conf_service, max_lines), 0, INT64_MAX,
+	{PROTOCOL(max_lines), KEY_INTEGER, offsetof(struct conf_service, max_lines), 0, INT64_MAX,
 	 "1", NULL, NULL, "Protocol line: how many lines a connection may send; 0: no limit."},
-	{SERVICE(max_line), KEY_SIZE, offsetof(struct conf_service, max_line), 2, 16 * MIB, "64k",
+	{PROTOCOL(max_line), KEY_SIZE, offsetof(struct conf_service, max_line), 2, 16 * MIB, "64k",
 	 NULL, NULL, "Protocol line: the longest line, its LF included."},
-	{SERVICE(max_pending), KEY_SIZE, offsetof(struct conf_service, max_pending), 4 * KIB,
+	{PROTOCOL(max_pending), KEY_SIZE, offsetof(struct conf_service, max_pending), 4 * KIB,
 	 1024 * MIB, "256k", NULL, NULL,
 	 "How many reply bytes may wait for a client that does not read."},
-	{SERVICE(idle_timeout), KEY_TIME, offsetof(struct conf_service, idle_timeout), 0, 365 * DAY,
-	 "5m", NULL, NULL, "After which silence a connection is closed; 0: never."},
-	{SERVICE(write_timeout), KEY_TIME, offsetof(struct conf_service, write_timeout), 0,
+	{PROTOCOL(idle_timeout), KEY_TIME, offsetof(struct conf_service, idle_timeout), 0,
+	 365 * DAY, "5m", NULL, NULL, "After which silence a connection is closed; 0: never."},
+	{PROTOCOL(write_timeout), KEY_TIME, offsetof(struct conf_service, write_timeout), 0,
 	 365 * DAY, "1m", NULL, NULL,
 	 "How long a client may not read while a reply waits; 0: for ever."},
+
+	{PROGRAM(command), KEY_COMMAND, offsetof(struct conf_service, command), 0, 0, NULL,
+	 "none: a program needs one", NULL,
+	 "Programs: what runs in place of a protocol, an absolute path and its arguments."},
+	{PROGRAM(environment), KEY_ENVIRONMENT, offsetof(struct conf_service, environment), 0, 0,
+	 NULL, "none", NULL, "Programs: variables that are added to the environment, NAME=value."},
+	{PROGRAM(directory), KEY_DIRECTORY, offsetof(struct conf_service, directory), 0, 0, "/",
+	 NULL, NULL, "Programs: the directory in which the command starts."},
+	{PROGRAM(umask), KEY_MODE, offsetof(struct conf_service, umask), 0, 0777, "022", NULL, NULL,
+	 "Programs: the permissions that new files do not get, in octal."},
+	{PROGRAM(restart), KEY_CHOICE, offsetof(struct conf_service, restart), 0, 0, "always", NULL,
+	 restart_choices,
+	 "Programs: whether one that has ended is started again: always, on-failure or never."},
+	{PROGRAM(stop_signal), KEY_SIGNAL, offsetof(struct conf_service, stop_signal), 1, _NSIG - 1,
+	 "SIGTERM", NULL, NULL, "Programs: the signal that asks the command to end."},
+	{PROGRAM(stop_timeout), KEY_TIME, offsetof(struct conf_service, stop_timeout), 0, DAY, "10",
+	 NULL, NULL, "Programs: how long a stop waits for the command; what is left is killed."},
 };
 
 const size_t conf_key_count = sizeof(conf_keys) / sizeof(conf_keys[0]);
@@ -119,46 +151,106 @@ const char *conf_key_nearest(enum key_section section, const char *name)
 
 bool conf_key_is_number(const struct conf_key *key)
 {
-	return key->type == KEY_INTEGER || key->type == KEY_TIME || key->type == KEY_SIZE;
+	return key->type == KEY_INTEGER || conf_key_is_time(key) || key->type == KEY_SIZE ||
+	       key->type == KEY_MODE || key->type == KEY_SIGNAL;
 }
 
-static void *field(const struct conf_key *key, void *base)
+bool conf_key_is_time(const struct conf_key *key)
+{
+	return key->type == KEY_TIME || key->type == KEY_TIME_OR_OFF;
+}
+
+bool conf_key_is_list(const struct conf_key *key)
+{
+	return key->type == KEY_LISTEN || key->type == KEY_COMMAND || key->type == KEY_ENVIRONMENT;
+}
+
+void *conf_key_field(const struct conf_key *key, const void *base)
 {
 	return (char *)base + key->offset;
 }
 
+int conf_key_check_kind(const struct conf_key *key, const void *base, struct error *err)
+{
+	bool program;
+
+	if (key->section != KEY_SERVICE || key->whom == KEY_FOR_ANY)
+		return 0;
+	program = conf_is_program(base);
+	if (program == (key->whom == KEY_FOR_PROGRAM))
+		return 0;
+	if (strcmp(key->name, "protocol") == 0)
+		return error_set(err, EXIT_CONFIG,
+				 "a service has a protocol or a command, not both");
+	/* In a file this cannot be: there, a command makes the service a program. */
+	if (strcmp(key->name, "command") == 0)
+		return error_set(
+			err, EXIT_CONFIG,
+			"command can be set only for a service that has one in the file already");
+	if (program)
+		return error_set(err, EXIT_CONFIG,
+				 "%s is for services with a protocol, and this one has a command",
+				 key->name);
+	return error_set(err, EXIT_CONFIG,
+			 "%s is for services with a command, and this one has none", key->name);
+}
+
 static void format_number(const struct conf_key *key, char *out, size_t cap, int64_t value)
 {
-	if (key->type == KEY_TIME)
+	if (conf_key_is_time(key))
 		text_format_time(out, cap, value);
 	else if (key->type == KEY_SIZE)
 		text_format_size(out, cap, value);
+	else if (key->type == KEY_MODE)
+		snprintf(out, cap, "%03" PRIo64, (uint64_t)value);
 	else
 		snprintf(out, cap, "%" PRId64, value);
+}
+
+static int out_of_range(const struct conf_key *key, int64_t value, struct error *err)
+{
+	char low[32], high[32], given[32];
+
+	format_number(key, low, sizeof(low), key->min);
+	format_number(key, high, sizeof(high), key->max);
+	format_number(key, given, sizeof(given), value);
+	if (key->max == INT64_MAX)
+		return error_set(err, EXIT_CONFIG, "%s must be at least %s, not %s", key->name, low,
+				 given);
+	return error_set(err, EXIT_CONFIG, "%s must be %sbetween %s and %s, not %s", key->name,
+			 key->type == KEY_TIME_OR_OFF ? "0 (off) or " : "", low, high, given);
+}
+
+/* A program that only stands still is not stopped, and its stop_timeout would run out each time. */
+static int check_signal(const struct conf_key *key, int64_t sig, struct error *err)
+{
+	if (sig == SIGSTOP)
+		return error_set(err, EXIT_CONFIG,
+				 "%s cannot be SIGSTOP: it halts, it ends nothing", key->name);
+	if (sig == SIGCONT)
+		return error_set(
+			err, EXIT_CONFIG,
+			"%s cannot be SIGCONT: it lets go on what was halted, it ends nothing",
+			key->name);
+	return 0;
 }
 
 /* `value` is in the unit of the struct. */
 static int store_number(const struct conf_key *key, void *base, int64_t value, struct error *err)
 {
-	char low[32], high[32], given[32];
+	bool off = key->type == KEY_TIME_OR_OFF && value == 0;
 
-	if (value < key->min || value > key->max) {
-		format_number(key, low, sizeof(low), key->min);
-		format_number(key, high, sizeof(high), key->max);
-		format_number(key, given, sizeof(given), value);
-		if (key->max == INT64_MAX)
-			return error_set(err, EXIT_CONFIG, "%s must be at least %s, not %s",
-					 key->name, low, given);
-		return error_set(err, EXIT_CONFIG, "%s must be between %s and %s, not %s",
-				 key->name, low, high, given);
-	}
-	*(int64_t *)field(key, base) = value;
+	if (!off && (value < key->min || value > key->max))
+		return out_of_range(key, value, err);
+	if (key->type == KEY_SIGNAL && check_signal(key, value, err) < 0)
+		return -1;
+	*(int64_t *)conf_key_field(key, base) = value;
 	return 0;
 }
 
 int conf_key_set_number(const struct conf_key *key, void *base, int64_t value, struct error *err)
 {
-	if (key->type == KEY_TIME) {
+	if (conf_key_is_time(key)) {
 		if (value > INT64_MAX / SECOND || value < INT64_MIN / SECOND)
 			return error_set(err, EXIT_CONFIG, "%s is out of range", key->name);
 		value *= SECOND;
@@ -203,34 +295,6 @@ static int check_choice(const struct conf_key *key, const char *value, struct er
 			 value, all);
 }
 
-static int check_user(const char *value, struct error *err)
-{
-	const struct passwd *user;
-
-	errno = 0;
-	user = getpwnam(value);
-	if (user == NULL)
-		return error_set(err, EXIT_CONFIG, "there is no user '%s'%s%s", value,
-				 errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
-	if (user->pw_uid == 0)
-		return error_set(err, EXIT_CONFIG,
-				 "workers must not run as root: another user than '%s'", value);
-	return 0;
-}
-
-static int check_group(const char *value, struct error *err)
-{
-	const struct group *group = getgrnam(value);
-
-	if (group == NULL)
-		return error_set(err, EXIT_CONFIG, "there is no group '%s'", value);
-	if (group->gr_gid == 0)
-		return error_set(err, EXIT_CONFIG,
-				 "workers must not run in root's group: another group than '%s'",
-				 value);
-	return 0;
-}
-
 static int check_target(const char *value, struct error *err)
 {
 	if (strcmp(value, "syslog") == 0 || strcmp(value, "stderr") == 0)
@@ -248,17 +312,13 @@ static int check_text(const struct conf_key *key, const char *value, struct erro
 {
 	if (value[0] == '\0')
 		return error_set(err, EXIT_CONFIG, "%s is empty", key->name);
-	if (key->type == KEY_PATH && value[0] != '/')
+	if ((key->type == KEY_PATH || key->type == KEY_DIRECTORY) && value[0] != '/')
 		return error_set(err, EXIT_CONFIG, "%s must be an absolute path, not '%s'",
 				 key->name, value);
 	if (key->type == KEY_NAME)
 		return check_name(value, err);
 	if (key->type == KEY_CHOICE)
 		return check_choice(key, value, err);
-	if (key->type == KEY_USER)
-		return check_user(value, err);
-	if (key->type == KEY_GROUP)
-		return check_group(value, err);
 	if (key->type == KEY_TARGET)
 		return check_target(value, err);
 	return 0;
@@ -269,55 +329,74 @@ static int set_boolean(const struct conf_key *key, void *base, const char *value
 	if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
 		return error_set(err, EXIT_CONFIG, "%s must be true or false, not '%s'", key->name,
 				 value);
-	*(bool *)field(key, base) = value[0] == 't';
+	*(bool *)conf_key_field(key, base) = value[0] == 't';
 	return 0;
+}
+
+/* Octal digits and nothing else. What is too large for permissions is found later. */
+static int parse_mode(const char *text, int64_t *mode)
+{
+	size_t len = strlen(text);
+
+	if (len < 1 || len > 9 || strspn(text, "01234567") != len)
+		return -1;
+	*mode = strtol(text, NULL, 8);
+	return 0;
+}
+
+static int parse_number(const struct conf_key *key, const char *value, int64_t *number)
+{
+	switch (key->type) {
+	case KEY_TIME:
+	case KEY_TIME_OR_OFF:
+		return text_parse_time(value, number);
+	case KEY_SIZE:
+		return text_parse_size(value, number);
+	case KEY_MODE:
+		return parse_mode(value, number);
+	case KEY_SIGNAL:
+		*number = signame_parse(value);
+		return *number < 0 ? -1 : 0;
+	default:
+		return text_parse_int(value, number);
+	}
+}
+
+/* What a number of the key's type is called, and how it is written. */
+static const char *number_words(const struct conf_key *key)
+{
+	switch (key->type) {
+	case KEY_TIME:
+	case KEY_TIME_OR_OFF:
+		return "time; write 30, \"500ms\", \"2m\", \"1h\"";
+	case KEY_SIZE:
+		return "size; write 4096, \"64k\", \"1M\"";
+	case KEY_MODE:
+		return "mode; write octal digits, as in \"022\"";
+	case KEY_SIGNAL:
+		return "signal; write \"SIGTERM\", \"TERM\" or 15";
+	default:
+		return "whole number";
+	}
 }
 
 static int set_number_text(const struct conf_key *key, void *base, const char *value,
 			   struct error *err)
 {
 	int64_t number;
-	int failed;
 
-	if (key->type == KEY_TIME)
-		failed = text_parse_time(value, &number);
-	else if (key->type == KEY_SIZE)
-		failed = text_parse_size(value, &number);
-	else
-		failed = text_parse_int(value, &number);
-	if (failed)
+	if (parse_number(key, value, &number) < 0)
 		return error_set(err, EXIT_CONFIG, "%s: '%s' is not a %s", key->name, value,
-				 key->type == KEY_TIME ? "time; write 30, \"500ms\", \"2m\", \"1h\""
-				 : key->type == KEY_SIZE ? "size; write 4096, \"64k\", \"1M\""
-							 : "whole number");
+				 number_words(key));
 	return store_number(key, base, number, err);
-}
-
-static int set_listen_list(struct conf_service *service, const char *value, struct error *err)
-{
-	char *copy = strdup(value), *rest = copy, *one;
-	int result = copy == NULL ? error_errno(err, "listen") : 0;
-	struct conf_service list = {0};
-
-	while (result == 0 && (one = strsep(&rest, ",")) != NULL)
-		result = conf_listen_add(&list, one, err);
-	free(copy);
-	if (result < 0) {
-		conf_listen_clear(&list);
-		return -1;
-	}
-	conf_listen_clear(service);
-	service->listen = list.listen;
-	service->listen_count = list.listen_count;
-	return result;
 }
 
 int conf_key_set_text(const struct conf_key *key, void *base, const char *value, struct error *err)
 {
 	char *copy;
 
-	if (key->type == KEY_LISTEN)
-		return set_listen_list(base, value, err);
+	if (conf_key_is_list(key))
+		return conf_key_set_list(key, base, value, err);
 	if (key->type == KEY_BOOLEAN)
 		return set_boolean(key, base, value, err);
 	if (conf_key_is_number(key))
@@ -327,35 +406,9 @@ int conf_key_set_text(const struct conf_key *key, void *base, const char *value,
 	copy = strdup(value);
 	if (copy == NULL)
 		return error_errno(err, "%s", key->name);
-	free(*(char **)field(key, base));
-	*(char **)field(key, base) = copy;
+	free(*(char **)conf_key_field(key, base));
+	*(char **)conf_key_field(key, base) = copy;
 	return 0;
-}
-
-int conf_listen_add(struct conf_service *service, const char *text, struct error *err)
-{
-	struct conf_listen added = {0}, *larger;
-
-	if (endpoint_parse(text, &added.endpoint, err) < 0)
-		return error_prefix(err, "the address '%s': ", text);
-	larger = realloc(service->listen, (service->listen_count + 1) * sizeof(*larger));
-	if (larger == NULL)
-		return error_errno(err, "listen");
-	service->listen = larger;
-	added.text = strdup(text);
-	if (added.text == NULL)
-		return error_errno(err, "listen");
-	service->listen[service->listen_count++] = added;
-	return 0;
-}
-
-void conf_listen_clear(struct conf_service *service)
-{
-	for (size_t i = 0; i < service->listen_count; i++)
-		free(service->listen[i].text);
-	free(service->listen);
-	service->listen = NULL;
-	service->listen_count = 0;
 }
 
 int conf_keys_set_defaults(enum key_section section, void *base)
@@ -366,6 +419,9 @@ int conf_keys_set_defaults(enum key_section section, void *base)
 		if (conf_keys[i].section == section && conf_keys[i].initial != NULL &&
 		    conf_key_set_text(&conf_keys[i], base, conf_keys[i].initial, &err) < 0)
 			return -1;
+	/* The one number without a value of its own. */
+	if (section == KEY_SERVICE)
+		((struct conf_service *)base)->nice = CONF_NICE_GLOBAL;
 	return 0;
 }
 
@@ -376,9 +432,9 @@ void conf_keys_free(enum key_section section, void *base)
 
 		if (key->section != section || conf_key_is_number(key) || key->type == KEY_BOOLEAN)
 			continue;
-		if (key->type == KEY_LISTEN)
-			conf_listen_clear(base);
+		if (conf_key_is_list(key))
+			conf_key_free_list(key, base);
 		else
-			free(*(char **)field(key, base));
+			free(*(char **)conf_key_field(key, base));
 	}
 }

@@ -8,23 +8,37 @@
 
 enum key_section { KEY_GLOBAL, KEY_LOG, KEY_SERVICE, KEY_SECTIONS };
 
+/* For which services a setting is. */
+enum key_for {
+	KEY_FOR_ANY,
+	KEY_FOR_PROTOCOL, /* those that speak one */
+	KEY_FOR_PROGRAM,  /* those that run a command */
+};
+
 enum key_type {
-	KEY_PATH,    /* char *, absolute */
-	KEY_NAME,    /* char *, a service's name */
-	KEY_USER,    /* char *, a user of this machine, not root */
-	KEY_GROUP,   /* char *, a group of this machine */
-	KEY_TARGET,  /* char *, where a log goes */
-	KEY_CHOICE,  /* char *, one of `choices` */
-	KEY_INTEGER, /* int64_t */
-	KEY_TIME,    /* int64_t, milliseconds */
-	KEY_SIZE,    /* int64_t, bytes */
-	KEY_BOOLEAN, /* bool */
-	KEY_LISTEN,  /* listen and listen_count of a service */
+	KEY_PATH,	 /* char *, absolute */
+	KEY_DIRECTORY,	 /* char *, absolute; a directory of this machine */
+	KEY_NAME,	 /* char *, a service's name */
+	KEY_USER,	 /* char *, a user of this machine; root only for programs */
+	KEY_GROUP,	 /* char *, a group of this machine; root's only for programs */
+	KEY_TARGET,	 /* char *, where a log goes */
+	KEY_CHOICE,	 /* char *, one of `choices` */
+	KEY_INTEGER,	 /* int64_t */
+	KEY_TIME,	 /* int64_t, milliseconds */
+	KEY_TIME_OR_OFF, /* the same; 0, which is below `min`, switches it off */
+	KEY_SIZE,	 /* int64_t, bytes */
+	KEY_MODE,	 /* int64_t, permissions, as an octal string */
+	KEY_SIGNAL,	 /* int64_t, a signal that can end a process */
+	KEY_BOOLEAN,	 /* bool */
+	KEY_LISTEN,	 /* listen and listen_count of a service */
+	KEY_COMMAND,	 /* char **, the first an absolute path to what can be executed */
+	KEY_ENVIRONMENT, /* char **, each NAME=value, each NAME once */
 };
 
 struct conf_key {
 	enum key_section section;
 	const char *name;
+	enum key_for whom;
 	enum key_type type;
 	size_t offset; /* in the section's struct */
 	int64_t min;
@@ -44,26 +58,65 @@ const struct conf_key *conf_key_find(enum key_section section, const char *name)
 /* The known key nearest to a misspelt one, or NULL. */
 const char *conf_key_nearest(enum key_section section, const char *name);
 
-/* True for the types that take an int64_t. */
+/* True for the types that take an int64_t; that are times; that are lists of strings. */
 bool conf_key_is_number(const struct conf_key *key);
+bool conf_key_is_time(const struct conf_key *key);
+bool conf_key_is_list(const struct conf_key *key);
+
+/* Where the key's value is in `base`, the section's struct. */
+void *conf_key_field(const struct conf_key *key, const void *base);
 
 /*
- * Store a value written as text (an option, a default) into `base`, the section's struct. Returns
- * 0, or -1 with a sentence; then nothing is changed.
+ * Is it a setting of such a service? `base` of other sections is not looked at. Returns 0, or -1
+ * with a sentence.
+ */
+int conf_key_check_kind(const struct conf_key *key, const void *base, struct error *err);
+
+/*
+ * Store a value written as text (an option, a default; a list has commas between its strings) into
+ * `base`, the section's struct. Returns 0, or -1 with a sentence; then nothing is changed. It is
+ * not asked whether this machine has what the value names: conf_key_look does that.
  */
 int conf_key_set_text(const struct conf_key *key, void *base, const char *value, struct error *err);
 
-/* The same for a number that the file gave without a unit. */
+/* The same for a number that the file gave without a unit; not for modes. */
 int conf_key_set_number(const struct conf_key *key, void *base, int64_t value, struct error *err);
 
-/* Add one address to a service. */
-int conf_listen_add(struct conf_service *service, const char *text, struct error *err);
-void conf_listen_clear(struct conf_service *service);
+/*
+ * Does this machine have the user, group, directory or command that is stored in `base`, and may
+ * the service have it? Returns 0, also when there is nothing to look at, or -1 with a sentence.
+ */
+int conf_key_look(const struct conf_key *key, const void *base, struct error *err);
 
 /* All defaults of a section. `base` must be zeroed. Returns -1 only without memory. */
 int conf_keys_set_defaults(enum key_section section, void *base);
 
 /* Free what the keys of a section own. */
 void conf_keys_free(enum key_section section, void *base);
+
+/* ---- Lists ---------------------------------------------------------------------------------- */
+
+/* Add one string to a list, and take all out of it. A cleared command is still one (an empty). */
+int conf_key_add(const struct conf_key *key, struct conf_service *service, const char *text,
+		 struct error *err);
+void conf_key_clear(const struct conf_key *key, struct conf_service *service);
+
+/* conf_key_set_text for lists. */
+int conf_key_set_list(const struct conf_key *key, struct conf_service *service, const char *value,
+		      struct error *err);
+
+/* Free a list. */
+void conf_key_free_list(const struct conf_key *key, struct conf_service *service);
+
+/* Make it a program, whatever its command turns out to be. Returns -1 without memory. */
+int conf_program_mark(struct conf_service *service);
+
+/* Add one address to a service. */
+int conf_listen_add(struct conf_service *service, const char *text, struct error *err);
+void conf_listen_clear(struct conf_service *service);
+
+/* All of a service's defaults, and where it comes from; and the end of it. -1: no memory. */
+int conf_service_init(struct conf_service *service, const char *where);
+void conf_service_clear(struct conf_service *service);
 
 #endif

@@ -137,9 +137,10 @@ keys() {
 	function end_of_row(   section, name) {
 		section = name = args[1]
 		sub(/\(.*/, "", section)
+		sub(/^(PROTOCOL|PROGRAM)$/, "SERVICE", section)
 		gsub(/.*\(|\)$/, "", name)
-		if (n != 9 || args[1] !~ /^(GLOBAL|LOG|SERVICE)\([a-z_]+\)$/ || text_of(args[6]) == "?" ||
-		    text_of(args[7]) == "?" || (args[6] == "NULL") == (args[7] == "NULL"))
+		if (n != 9 || args[1] !~ /^(GLOBAL|LOG|SERVICE|PROTOCOL|PROGRAM)\([a-z_]+\)$/ ||
+		    text_of(args[6]) == "?" || text_of(args[7]) == "?" || (args[6] == "NULL") == (args[7] == "NULL"))
 			print "src/conf/keys.c:" row ": this row of conf_keys is not understood" >findings
 		else
 			print row "\t" section "\t" name "\t" text_of(args[6]) "\t" text_of(args[7])

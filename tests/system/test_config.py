@@ -116,9 +116,11 @@ def test_check_defaults_names_every_key(echod: Echod) -> None:
     """Each with its sentence; the sample file and the manual are checked against it."""
     done = echod.run_command([str(echod.executable), "check", "--defaults"], expect=0)
     for key in ("pidfile", "control", "user", "group", "nice", "drain_timeout", "retire_timeout",
-                "start_timeout", "max_retiring", "target", "facility", "level", "socket", "name",
-                "protocol", "listen", "workers", "backlog", "defer_accept", "keepalive", "nodelay",
-                "max_lines", "max_line", "max_pending", "idle_timeout", "write_timeout"):
+                "start_timeout", "max_retiring", "watchdog", "target", "facility", "level",
+                "socket", "name", "protocol", "listen", "workers", "backlog", "defer_accept",
+                "keepalive", "nodelay", "max_lines", "max_line", "max_pending", "idle_timeout",
+                "write_timeout", "command", "environment", "directory", "umask", "restart",
+                "stop_signal", "stop_timeout"):
         assert re.search(rf"^\s*(# )?{key}( =|:)", done.stdout, re.MULTILINE), key
 
 

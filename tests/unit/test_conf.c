@@ -1,6 +1,7 @@
 /* From the text to the one read-only struct, with everything that is wrong said at once. */
 #include "support.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -365,6 +366,8 @@ static void a_value_out_of_its_range_is_said(void **state)
 	assert_wrong(f, "drain_timeout = 1e300;\n", 1, "drain_timeout");
 	assert_wrong(f, "start_timeout = \"99ms\";\n", 1, "between 100ms and 10m, not 99ms");
 	assert_wrong(f, "max_retiring = 0;\n", 1, "between 1 and 100000, not 0");
+	assert_wrong(f, "watchdog = 0.5;\n", 1,
+		     "watchdog must be 0 (off) or between 1 and 1d, not 500ms");
 }
 
 static void a_fraction_of_a_millisecond_does_not_become_never(void **state)
@@ -473,6 +476,305 @@ static void a_user_or_group_that_is_not_there_is_said(void **state)
 	parse(f, "user = \"nobody\";\n");
 	assert_right(f);
 	assert_string_equal(f->conf->user, "nobody");
+}
+
+/* ---- Programs ------------------------------------------------------------------------------- */
+
+static void a_program_needs_a_command_and_no_address(void **state)
+{
+	struct fixture *f = *state;
+	const struct conf_service *service;
+
+	parse(f, "services = ( { name = \"p\"; command = [ \"/bin/sh\" ]; } );\n");
+	assert_right(f);
+	assert_int_equal(f->conf->service_count, 1);
+	service = &f->conf->services[0];
+	assert_true(conf_is_program(service));
+	assert_string_equal(service->command[0], "/bin/sh");
+	assert_null(service->command[1]);
+	assert_null(service->environment);
+	assert_null(service->user);
+	assert_null(service->group);
+	assert_true(service->nice == CONF_NICE_GLOBAL);
+	assert_string_equal(service->directory, "/");
+	assert_int_equal(service->umask, 022);
+	assert_string_equal(service->restart, "always");
+	assert_int_equal(service->stop_signal, SIGTERM);
+	assert_int_equal(service->stop_timeout, 10000);
+	assert_int_equal(service->listen_count, 0);
+	parse(f, SERVICE);
+	assert_false(conf_is_program(&f->conf->services[0]));
+}
+
+static void every_setting_of_a_program_is_read(void **state)
+{
+	struct fixture *f = *state;
+	const struct conf_service *service;
+
+	/* The command comes last: what the others may be depends on it all the same. */
+	parse(f, "watchdog = \"1m\";\n"
+		 "services = ( { name = \"p\"; user = \"root\"; group = \"root\"; nice = -3;\n"
+		 "  environment = ( \"A=1\", \"B=\" ); directory = \"/etc\"; umask = \"077\";\n"
+		 "  restart = \"on-failure\"; stop_signal = \"int\"; stop_timeout = \"500ms\";\n"
+		 "  command = [ \"/bin/sh\", \"-c\", \"\" ]; } );\n");
+	assert_right(f);
+	assert_int_equal(f->conf->watchdog, 60000);
+	service = &f->conf->services[0];
+	assert_string_equal(service->user, "root");
+	assert_string_equal(service->group, "root");
+	assert_int_equal(service->nice, -3);
+	assert_string_equal(service->environment[0], "A=1");
+	assert_string_equal(service->environment[1], "B=");
+	assert_null(service->environment[2]);
+	assert_string_equal(service->directory, "/etc");
+	assert_int_equal(service->umask, 077);
+	assert_string_equal(service->restart, "on-failure");
+	assert_int_equal(service->stop_signal, SIGINT);
+	assert_int_equal(service->stop_timeout, 500);
+	assert_string_equal(service->command[2], "");
+	assert_null(service->command[3]);
+}
+
+static void user_group_and_nice_are_for_services_with_a_protocol_too(void **state)
+{
+	struct fixture *f = *state;
+
+	parse(f, "services = ( { name = \"a\"; listen = \"*:7\"; user = \"nobody\";\n"
+		 "group = \"daemon\"; nice = 5; } );\n");
+	assert_right(f);
+	assert_string_equal(f->conf->services[0].user, "nobody");
+	assert_string_equal(f->conf->services[0].group, "daemon");
+	assert_int_equal(f->conf->services[0].nice, 5);
+	assert_false(f->conf->nice_set);
+	assert_wrong(f, "services = ( { name = \"a\"; listen = \"*:7\";\nuser = \"root\"; } );\n",
+		     2, "workers must not run as root");
+	assert_wrong(f, "services = ( { name = \"a\"; listen = \"*:7\";\ngroup = \"root\"; } );\n",
+		     2, "workers must not run in root's group");
+}
+
+static void a_program_and_a_service_with_a_protocol_go_together(void **state)
+{
+	struct fixture *f = *state;
+
+	parse(f, "services = ( { name = \"a\"; listen = [ \"*:7\" ]; },\n"
+		 "  { name = \"p\"; command = \"/bin/sh\"; },\n"
+		 "  { name = \"q\"; command = \"/bin/sh\"; } );\n");
+	assert_right(f);
+	assert_int_equal(f->conf->service_count, 3);
+	assert_wrong(f,
+		     "services = ( { name = \"a\"; listen = [ \"*:7\" ]; },\n"
+		     "  { name = \"a\"; command = \"/bin/sh\"; } );\n",
+		     2, "the service 'a' is already defined");
+}
+
+/* Each in a line of its own: the error is there. */
+static void a_setting_of_the_other_kind_is_wrong_in_its_line(void **state)
+{
+	static const char *const of_protocols[] = {
+		"listen = [ \"*:7\" ];", "workers = 1;",       "backlog = 1;",
+		"defer_accept = 1;",	 "keepalive = 1;",     "nodelay = true;",
+		"max_lines = 1;",	 "max_line = 2;",      "max_pending = \"4k\";",
+		"idle_timeout = 1;",	 "write_timeout = 1;",
+	};
+	static const char *const of_programs[] = {
+		"environment = [ ];",	"directory = \"/\";",	     "umask = \"0\";",
+		"restart = \"never\";", "stop_signal = \"SIGHUP\";", "stop_timeout = 1;",
+	};
+	struct fixture *f = *state;
+	char text[256];
+
+	for (size_t i = 0; i < COUNT_OF(of_protocols); i++) {
+		snprintf(text, sizeof(text),
+			 "services = ( { name = \"p\"; command = \"/bin/sh\";\n%s } );\n",
+			 of_protocols[i]);
+		assert_wrong(f, text, 2,
+			     " is for services with a protocol, and this one has a command");
+	}
+	for (size_t i = 0; i < COUNT_OF(of_programs); i++) {
+		snprintf(text, sizeof(text),
+			 "services = ( { name = \"a\"; listen = \"*:7\";\n%s } );\n",
+			 of_programs[i]);
+		assert_wrong(f, text, 2, " is for services with a command, and this one has none");
+	}
+}
+
+static void a_service_has_a_protocol_or_a_command_and_not_both(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_wrong(f,
+		     "services = ( { name = \"p\";\nprotocol = \"line\";\n"
+		     "command = \"/bin/sh\"; } );\n",
+		     2, "a service has a protocol or a command, not both");
+	assert_wrong(f,
+		     "services = ( { name = \"p\";\ncommand = \"/bin/sh\";\n"
+		     "protocol = \"echo\"; } );\n",
+		     3, "a service has a protocol or a command, not both");
+}
+
+static void a_wrong_setting_of_a_program_is_said(void **state)
+{
+	static const struct {
+		const char *setting;
+		const char *sentence;
+	} wrong[] = {
+		{"umask = 022;", "umask must be octal digits in quotes, as in \"022\""},
+		{"umask = \"999\";", "umask: '999' is not a mode"},
+		{"umask = \"1000\";", "umask must be between 000 and 777, not 1000"},
+		{"stop_signal = \"SIGSTOP\";", "stop_signal cannot be SIGSTOP"},
+		{"stop_signal = \"SIGBYE\";", "stop_signal: 'SIGBYE' is not a signal"},
+		{"stop_signal = 0;", "stop_signal must be between 1 and 64, not 0"},
+		{"stop_signal = 1.5;", "stop_signal must be a signal, as in \"SIGTERM\""},
+		{"stop_timeout = \"2d\";", "stop_timeout must be between 0 and 1d, not 2d"},
+		{"restart = \"onfailure\";", "did you mean 'on-failure'?"},
+		{"restart = true;", "restart must be a string in quotes"},
+		{"directory = \"tmp\";", "directory must be an absolute path, not 'tmp'"},
+		{"directory = \"/nonexistent\";", "cannot be used: No such file or directory"},
+		{"directory = \"/etc/passwd\";", "cannot be used: Not a directory"},
+		{"environment = [ 1 ];", "environment must be a list of strings"},
+		{"environment = { };", "environment must be a list of strings"},
+		{"environment = [ \"A\" ];", "environment: 'A' is not NAME=value"},
+		{"environment = [ \"A=1\", \"A=2\" ];", "the variable 'A' stands here twice"},
+		{"user = \"no-such-user\";", "there is no user 'no-such-user'"},
+		{"group = \"no-such-group\";", "there is no group 'no-such-group'"},
+		{"nice = 20;", "nice must be between -20 and 19, not 20"},
+		{"comand = \"x\";", "no setting 'comand' here; did you mean 'command'?"},
+	};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < COUNT_OF(wrong); i++) {
+		char text[256];
+
+		snprintf(text, sizeof(text),
+			 "services = ( { name = \"p\"; command = \"/bin/sh\";\n%s } );\n",
+			 wrong[i].setting);
+		assert_wrong(f, text, 2, wrong[i].sentence);
+	}
+}
+
+static void a_wrong_command_is_said_once(void **state)
+{
+	static const struct {
+		const char *setting;
+		const char *sentence;
+	} wrong[] = {
+		{"command = [ ];", "command is empty"},
+		{"command = ( );", "command is empty"},
+		{"command = 5;", "command must be a list of strings, as in [ \"/usr/"},
+		{"command = { };", "command must be a list of strings"},
+		{"command = ( 5, \"--loop\" );", "command must be a list of strings"},
+		{"command = ( \"/bin/sh\", 5, \"x\" );", "command must be a list of strings"},
+		{"command = [ \"sh\", \"-c\" ];", "command must be an absolute path, not 'sh'"},
+		{"command = \"\";", "command must be an absolute path, not ''"},
+		{"command = \"/usr/bin/sensr\";",
+		 "the command '/usr/bin/sensr' cannot be executed: No such file or directory"},
+		{"command = \"/etc/passwd\";",
+		 "the command '/etc/passwd' cannot be executed: Permission denied"},
+	};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < COUNT_OF(wrong); i++) {
+		char text[256];
+
+		/* What is for programs stays right beside it. */
+		snprintf(
+			text, sizeof(text),
+			"services = ( { name = \"p\"; restart = \"never\"; user = \"root\";\n%s } );\n",
+			wrong[i].setting);
+		assert_wrong(f, text, 2, wrong[i].sentence);
+		assert_true(conf_is_program(&f->conf->services[0]));
+	}
+}
+
+static void each_wrong_variable_is_said_in_its_line(void **state)
+{
+	struct fixture *f = *state;
+
+	parse(f, "services = ( { name = \"p\"; command = \"/bin/sh\"; environment = (\n"
+		 "  \"1A=x\",\n  \"B=1\",\n  true,\n  \"B=2\" ); } );\n");
+	assert_int_equal(f->errors.count, 3);
+	assert_error_at(f, 0, 2, "environment: '1A=x' is not NAME=value");
+	assert_error_at(f, 1, 4, "environment must be a list of strings, as in [ \"LANG=C\" ]");
+	assert_error_at(f, 2, 5, "the variable 'B' stands here twice");
+}
+
+/* A running daemon must know what it was started with, even when that has vanished. */
+static void what_this_machine_lacks_stays_as_written(void **state)
+{
+	struct fixture *f = *state;
+
+	parse(f, "user = \"no-such-user\";\n"
+		 "services = ( { name = \"p\"; user = \"no-such-user\"; directory = \"/no/such\";\n"
+		 "  command = [ \"/no/such/command\", \"x\" ]; } );\n");
+	assert_int_equal(f->errors.count, 4);
+	assert_string_equal(f->conf->user, "no-such-user");
+	assert_string_equal(f->conf->services[0].user, "no-such-user");
+	assert_string_equal(f->conf->services[0].directory, "/no/such");
+	assert_string_equal(f->conf->services[0].command[0], "/no/such/command");
+	assert_string_equal(f->conf->services[0].command[1], "x");
+}
+
+static void settings_of_a_program_can_be_set_on_the_command_line(void **state)
+{
+	const char *text = "services = ( { name = \"p\"; command = \"/bin/sh\"; } );\n";
+	struct fixture *f = *state;
+
+	parse_set(f, text, "services.p.command", "/bin/ls,-l,/");
+	assert_right(f);
+	assert_string_equal(f->conf->services[0].command[2], "/");
+	parse_set(f, text, "services.p.environment", "A=1,B=2");
+	assert_right(f);
+	assert_string_equal(f->conf->services[0].environment[1], "B=2");
+	parse_set(f, text, "services.p.umask", "077");
+	assert_right(f);
+	assert_int_equal(f->conf->services[0].umask, 077);
+	parse_set(f, text, "services.p.stop_signal", "QUIT");
+	assert_right(f);
+	assert_int_equal(f->conf->services[0].stop_signal, SIGQUIT);
+	parse_set(f, text, "services.p.nice", "7");
+	assert_right(f);
+	assert_int_equal(f->conf->services[0].nice, 7);
+	assert_false(f->conf->nice_set);
+	parse_set(f, text, "services.p.user", "root");
+	assert_right(f);
+	parse_set(f, SERVICE, "watchdog", "0");
+	assert_right(f);
+	assert_int_equal(f->conf->watchdog, 0);
+}
+
+static void a_wrong_setting_of_a_program_on_the_command_line_is_said(void **state)
+{
+	static const struct {
+		const char *key;
+		const char *value;
+		const char *sentence;
+	} wrong[] = {
+		{"services.p.listen", "*:7",
+		 "listen is for services with a protocol, and this one has a command"},
+		{"services.p.protocol", "line", "a service has a protocol or a command, not both"},
+		{"services.p.command", "sh", "command must be an absolute path, not 'sh'"},
+		{"services.p.command", "/no/such", "the command '/no/such' cannot be executed"},
+		{"services.p.directory", "/no/such", "the directory '/no/such' cannot be used"},
+		{"services.p.umask", "9", "umask: '9' is not a mode"},
+		{"services.p.stop_signal", "STOP", "stop_signal cannot be SIGSTOP"},
+		{"services.p.environment", "", "environment: '' is not NAME=value"},
+		{"services.p.user", "no-such-user", "there is no user 'no-such-user'"},
+		{"services.a.stop_signal", "HUP",
+		 "stop_signal is for services with a command, and this one has none"},
+		{"services.a.command", "/bin/sh",
+		 "command can be set only for a service that has one in the file already"},
+		{"services.a.user", "root", "workers must not run as root"},
+		{"watchdog", "0.5", "watchdog must be 0 (off) or between 1 and 1d, not 500ms"},
+	};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < COUNT_OF(wrong); i++) {
+		parse_set(f,
+			  "services = ( { name = \"p\"; command = \"/bin/sh\"; },\n"
+			  "  { name = \"a\"; listen = \"*:7\"; } );\n",
+			  wrong[i].key, wrong[i].value);
+		assert_one_error(f, "command line: ", wrong[i].sentence);
+	}
 }
 
 static void a_control_path_that_no_socket_can_have_is_said(void **state)
@@ -666,6 +968,10 @@ static void the_printed_defaults_are_a_configuration_that_names_every_key(void *
 	assert_contains(text, "drain_timeout = 30;");
 	assert_contains(text, "    max_line = \"64k\";");
 	assert_contains(text, "    nodelay = true;");
+	/* Beside a protocol, they would be wrong. */
+	assert_contains(text, "    # umask = \"022\";");
+	assert_contains(text, "    # stop_signal = \"SIGTERM\";");
+	assert_contains(text, "    # stop_timeout = 10;");
 	free(text);
 }
 
@@ -703,6 +1009,18 @@ int main(void)
 		TEST(an_address_given_twice_in_one_service_is_said),
 		TEST(a_service_needs_a_name_and_an_address),
 		TEST(a_user_or_group_that_is_not_there_is_said),
+		TEST(a_program_needs_a_command_and_no_address),
+		TEST(every_setting_of_a_program_is_read),
+		TEST(user_group_and_nice_are_for_services_with_a_protocol_too),
+		TEST(a_program_and_a_service_with_a_protocol_go_together),
+		TEST(a_setting_of_the_other_kind_is_wrong_in_its_line),
+		TEST(a_service_has_a_protocol_or_a_command_and_not_both),
+		TEST(a_wrong_setting_of_a_program_is_said),
+		TEST(a_wrong_command_is_said_once),
+		TEST(each_wrong_variable_is_said_in_its_line),
+		TEST(what_this_machine_lacks_stays_as_written),
+		TEST(settings_of_a_program_can_be_set_on_the_command_line),
+		TEST(a_wrong_setting_of_a_program_on_the_command_line_is_said),
 		TEST(a_control_path_that_no_socket_can_have_is_said),
 		TEST(a_daemon_cannot_log_to_stderr),
 		TEST(the_foreground_logs_to_stderr_unless_told_otherwise),

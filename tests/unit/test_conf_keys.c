@@ -1,6 +1,7 @@
 /* The one table of all settings. */
 #include "support.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,9 +86,26 @@ static void every_number_has_a_range_with_its_default_inside(void **state)
 		if (!conf_key_is_number(key))
 			continue;
 		assert_true(key->min < key->max);
-		assert_non_null(key->initial);
 		/* The range is checked on the way. */
-		assert_set(key, &base, key->initial);
+		if (key->initial != NULL)
+			assert_set(key, &base, key->initial);
+		else
+			assert_string_equal(key->name, "nice");
+	}
+}
+
+static void only_services_have_settings_for_one_kind(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < conf_key_count; i++) {
+		const struct conf_key *key = &conf_keys[i];
+
+		if (key->section != KEY_SERVICE)
+			assert_int_equal(key->whom, KEY_FOR_ANY);
+		/* The printed defaults stand in one list: there, this tells them apart. */
+		if ((strncmp(key->sentence, "Programs: ", 10) == 0) !=
+		    (key->whom == KEY_FOR_PROGRAM))
+			fail_msg("the sentence of %s does not say for whom it is", key->name);
 	}
 }
 
@@ -138,7 +156,19 @@ static void all_defaults_can_be_set_and_freed(void **state)
 			assert_int_equal(base.service.max_pending, 256 * 1024);
 			assert_int_equal(base.service.idle_timeout, 300000);
 			assert_true(base.service.nodelay);
+			assert_null(base.service.user);
+			assert_null(base.service.group);
+			assert_true(base.service.nice == CONF_NICE_GLOBAL);
+			assert_null(base.service.command);
+			assert_null(base.service.environment);
+			assert_string_equal(base.service.directory, "/");
+			assert_int_equal(base.service.umask, 022);
+			assert_string_equal(base.service.restart, "always");
+			assert_int_equal(base.service.stop_signal, SIGTERM);
+			assert_int_equal(base.service.stop_timeout, 10000);
 		}
+		if (section == KEY_GLOBAL)
+			assert_int_equal(base.global.watchdog, 10000);
 		conf_keys_free((enum key_section)section, &base);
 	}
 }
@@ -150,7 +180,8 @@ static void a_key_is_known_in_its_own_section_only(void **state)
 	(void)state;
 	assert_non_null(conf_key_find(KEY_GLOBAL, "nice"));
 	assert_null(conf_key_find(KEY_LOG, "nice"));
-	assert_null(conf_key_find(KEY_SERVICE, "nice"));
+	assert_null(conf_key_find(KEY_SERVICE, "watchdog"));
+	assert_ptr_not_equal(conf_key_find(KEY_SERVICE, "nice"), conf_key_find(KEY_GLOBAL, "nice"));
 	assert_null(conf_key_find(KEY_GLOBAL, "Nice"));
 	assert_null(conf_key_find(KEY_GLOBAL, ""));
 }
@@ -256,6 +287,78 @@ static void what_is_no_value_of_the_type_is_said(void **state)
 	assert_refused(key_of(KEY_LOG, "facility"), &base, "zzzzzzzz", "local6, local7");
 }
 
+static void a_time_that_can_be_off_is_nothing_or_in_its_range(void **state)
+{
+	const struct conf_key *key = key_of(KEY_GLOBAL, "watchdog");
+	struct conf conf = {0};
+	struct error err = {0};
+
+	(void)state;
+	assert_set(key, &conf, "1");
+	assert_int_equal(conf.watchdog, 1000);
+	assert_set(key, &conf, "1d");
+	assert_int_equal(conf.watchdog, 86400000);
+	assert_set(key, &conf, "0");
+	assert_int_equal(conf.watchdog, 0);
+	assert_int_equal(conf_key_set_number(key, &conf, 5, &err), 0);
+	assert_int_equal(conf.watchdog, 5000);
+	assert_refused(key, &conf, "999ms",
+		       "watchdog must be 0 (off) or between 1 and 1d, not 999ms");
+	assert_refused(key, &conf, "86401", "not 86401s");
+	assert_refused(key, &conf, "-1", "'-1' is not a time");
+	assert_int_equal(conf_key_set_number(key, &conf, -1, &err), -1);
+	assert_int_equal(conf.watchdog, 5000);
+}
+
+static void a_mode_is_octal(void **state)
+{
+	static const char *const wrong[] = {"", "8", "0o22", "-1", "u=rw", " 22", "22 ", "0x12"};
+	const struct conf_key *key = key_of(KEY_SERVICE, "umask");
+	struct conf_service service = {0};
+
+	(void)state;
+	assert_set(key, &service, "022");
+	assert_int_equal(service.umask, 18);
+	assert_set(key, &service, "77");
+	assert_int_equal(service.umask, 077);
+	assert_set(key, &service, "0");
+	assert_int_equal(service.umask, 0);
+	assert_set(key, &service, "0777");
+	assert_int_equal(service.umask, 0777);
+	for (size_t i = 0; i < COUNT_OF(wrong); i++)
+		assert_refused(key, &service, wrong[i], "is not a mode; write octal digits");
+	assert_refused(key, &service, "1777", "umask must be between 000 and 777, not 1777");
+	assert_refused(key, &service, "7777777777777777777777777", "is not a mode");
+	assert_int_equal(service.umask, 0777);
+}
+
+static void a_stop_signal_can_end_a_process(void **state)
+{
+	const struct conf_key *key = key_of(KEY_SERVICE, "stop_signal");
+	struct conf_service service = {0};
+	struct error err = {0};
+
+	(void)state;
+	assert_set(key, &service, "SIGINT");
+	assert_int_equal(service.stop_signal, SIGINT);
+	assert_set(key, &service, "kill");
+	assert_int_equal(service.stop_signal, SIGKILL);
+	assert_set(key, &service, "10");
+	assert_int_equal(service.stop_signal, 10);
+	assert_int_equal(conf_key_set_number(key, &service, 15, &err), 0);
+	assert_int_equal(service.stop_signal, SIGTERM);
+	assert_refused(key, &service, "SIGSTOP", "stop_signal cannot be SIGSTOP: it halts");
+	assert_refused(key, &service, "cont", "stop_signal cannot be SIGCONT");
+	assert_refused(key, &service, "0", "'0' is not a signal; write \"SIGTERM\"");
+	assert_refused(key, &service, "SIGFOO", "'SIGFOO' is not a signal");
+	assert_refused(key, &service, "", "'' is not a signal");
+	assert_int_equal(conf_key_set_number(key, &service, 0, &err), -1);
+	assert_contains(err.text, "stop_signal must be between 1 and 64, not 0");
+	assert_int_equal(conf_key_set_number(key, &service, SIGSTOP, &err), -1);
+	assert_int_equal(conf_key_set_number(key, &service, INT64_C(0x10000000f), &err), -1);
+	assert_int_equal(service.stop_signal, SIGTERM);
+}
+
 static void a_service_s_name_is_short_and_plain(void **state)
 {
 	static const char *const good[] = {"a",	      "line", "line-2",
@@ -336,12 +439,174 @@ static void a_refused_list_of_addresses_changes_nothing(void **state)
 	assert_int_equal(left, 2);
 }
 
+/* ---- Lists of words ------------------------------------------------------------------------- */
+
+static void a_list_of_words_has_commas_between(void **state)
+{
+	const struct conf_key *command = key_of(KEY_SERVICE, "command");
+	const struct conf_key *environment = key_of(KEY_SERVICE, "environment");
+	struct conf_service service = {0};
+
+	(void)state;
+	assert_set(command, &service, "/bin/x,-a,,b c");
+	assert_string_equal(service.command[0], "/bin/x");
+	assert_string_equal(service.command[1], "-a");
+	assert_string_equal(service.command[2], "");
+	assert_string_equal(service.command[3], "b c");
+	assert_null(service.command[4]);
+	assert_set(command, &service, "/bin/y");
+	assert_string_equal(service.command[0], "/bin/y");
+	assert_null(service.command[1]);
+	assert_set(environment, &service, "A=1,_b2=,C=x=y");
+	assert_string_equal(service.environment[1], "_b2=");
+	assert_string_equal(service.environment[2], "C=x=y");
+	assert_null(service.environment[3]);
+	conf_keys_free(KEY_SERVICE, &service);
+	assert_null(service.command);
+	assert_null(service.environment);
+}
+
+static void a_command_begins_with_an_absolute_path(void **state)
+{
+	const struct conf_key *key = key_of(KEY_SERVICE, "command");
+	struct conf_service service = {0};
+
+	(void)state;
+	assert_set(key, &service, "/bin/x,y");
+	assert_refused(key, &service, "sleep,1", "command must be an absolute path, not 'sleep'");
+	assert_refused(key, &service, "", "command must be an absolute path, not ''");
+	/* A refused list changes nothing. */
+	assert_string_equal(service.command[0], "/bin/x");
+	assert_string_equal(service.command[1], "y");
+	conf_keys_free(KEY_SERVICE, &service);
+}
+
+static void a_variable_has_a_name_and_stands_once(void **state)
+{
+	static const char *const wrong[] = {"", "A", "=x", "1A=x", "A-B=x", "A B=x", "\xc3\xa4=x"};
+	const struct conf_key *key = key_of(KEY_SERVICE, "environment");
+	struct conf_service service = {0};
+
+	(void)state;
+	assert_set(key, &service, "A=1,AB=2,a=3");
+	for (size_t i = 0; i < COUNT_OF(wrong); i++)
+		assert_refused(key, &service, wrong[i], "is not NAME=value");
+	assert_refused(key, &service, "A=1,B=2,A=", "the variable 'A' stands here twice");
+	assert_string_equal(service.environment[2], "a=3");
+	conf_keys_free(KEY_SERVICE, &service);
+}
+
+static void a_cleared_command_is_still_one(void **state)
+{
+	const struct conf_key *key = key_of(KEY_SERVICE, "command");
+	struct conf_service service = {0};
+
+	(void)state;
+	assert_false(conf_is_program(&service));
+	conf_key_clear(key, &service);
+	assert_false(conf_is_program(&service));
+	assert_int_equal(conf_program_mark(&service), 0);
+	assert_true(conf_is_program(&service));
+	assert_set(key, &service, "/bin/x,y");
+	conf_key_clear(key, &service);
+	assert_true(conf_is_program(&service));
+	assert_null(service.command[0]);
+	conf_key_free_list(key, &service);
+	assert_false(conf_is_program(&service));
+}
+
+/* ---- For whom a setting is, and what the machine has ---------------------------------------- */
+
+static void a_setting_of_the_other_kind_is_said(void **state)
+{
+	char *command[] = {NULL};
+	const struct conf_service program = {.command = command}, speaker = {0};
+	struct error err = {0};
+
+	(void)state;
+	for (size_t i = 0; i < conf_key_count; i++) {
+		const struct conf_key *key = &conf_keys[i];
+
+		if (key->section != KEY_SERVICE) {
+			assert_int_equal(conf_key_check_kind(key, NULL, &err), 0);
+			continue;
+		}
+		assert_int_equal(conf_key_check_kind(key, &program, &err),
+				 key->whom == KEY_FOR_PROTOCOL ? -1 : 0);
+		assert_int_equal(conf_key_check_kind(key, &speaker, &err),
+				 key->whom == KEY_FOR_PROGRAM ? -1 : 0);
+	}
+}
+
+static void what_this_machine_lacks_is_stored_and_said_when_looked_for(void **state)
+{
+	static const struct {
+		const char *name;
+		const char *value;
+		const char *sentence;
+	} lacking[] = {
+		{"user", "no-such-user", "there is no user 'no-such-user'"},
+		{"user", "root", "workers must not run as root"},
+		{"group", "no-such-group", "there is no group 'no-such-group'"},
+		{"group", "root", "workers must not run in root's group"},
+		{"directory", "/nonexistent",
+		 "the directory '/nonexistent' cannot be used: No such file or directory"},
+		{"directory", "/dev/null",
+		 "the directory '/dev/null' cannot be used: Not a directory"},
+		{"command", "/nonexistent/x",
+		 "the command '/nonexistent/x' cannot be executed: No such file or directory"},
+		{"command", "/etc/passwd/x",
+		 "the command '/etc/passwd/x' cannot be executed: Not a directory"},
+		{"command", "/etc", "the command '/etc' cannot be executed: Is a directory"},
+		{"command", "/etc/passwd",
+		 "the command '/etc/passwd' cannot be executed: Permission denied"},
+		{"command", "/dev/null",
+		 "the command '/dev/null' cannot be executed: Permission denied"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT_OF(lacking); i++) {
+		const struct conf_key *key = key_of(KEY_SERVICE, lacking[i].name);
+		struct conf_service service = {0};
+		struct error err = {0};
+
+		assert_int_equal(conf_key_look(key, &service, &err), 0);
+		assert_set(key, &service, lacking[i].value);
+		assert_int_equal(conf_key_look(key, &service, &err), -1);
+		assert_int_equal(err.code, EXIT_CONFIG);
+		assert_contains(err.text, lacking[i].sentence);
+		conf_keys_free(KEY_SERVICE, &service);
+	}
+}
+
+static void what_this_machine_has_is_found(void **state)
+{
+	static const char *const found[][2] = {
+		{"user", "nobody"},    {"group", "daemon"},
+		{"directory", "/etc"}, {"command", "/bin/sh,-c,exit"},
+		{"user", "root"},      {"group", "root"}};
+	struct conf_service service = {0};
+	struct error err = {0};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT_OF(found); i++) {
+		const struct conf_key *key = key_of(KEY_SERVICE, found[i][0]);
+
+		/* The command came before root, who is for programs only. */
+		assert_set(key, &service, found[i][1]);
+		if (conf_key_look(key, &service, &err) != 0)
+			fail_msg("%s", err.text);
+	}
+	conf_keys_free(KEY_SERVICE, &service);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_key_has_a_sentence_and_a_default_in_one_way),
 		cmocka_unit_test(every_key_stands_once_in_its_section),
 		cmocka_unit_test(every_number_has_a_range_with_its_default_inside),
+		cmocka_unit_test(only_services_have_settings_for_one_kind),
 		cmocka_unit_test(every_choice_has_its_list_and_its_default_in_it),
 		cmocka_unit_test(every_protocol_level_and_facility_that_can_be_chosen_exists),
 		cmocka_unit_test(all_defaults_can_be_set_and_freed),
@@ -352,11 +617,21 @@ int main(void)
 		cmocka_unit_test(a_range_is_said_in_the_unit_of_the_key),
 		cmocka_unit_test(a_plain_number_for_a_time_is_seconds_and_never_wraps),
 		cmocka_unit_test(what_is_no_value_of_the_type_is_said),
+		cmocka_unit_test(a_time_that_can_be_off_is_nothing_or_in_its_range),
+		cmocka_unit_test(a_mode_is_octal),
+		cmocka_unit_test(a_stop_signal_can_end_a_process),
 		cmocka_unit_test(a_service_s_name_is_short_and_plain),
 		cmocka_unit_test(a_refused_value_changes_nothing),
 		cmocka_unit_test(a_list_of_addresses_has_commas_between),
 		cmocka_unit_test(a_wrong_address_in_a_list_is_named),
 		cmocka_unit_test(a_refused_list_of_addresses_changes_nothing),
+		cmocka_unit_test(a_list_of_words_has_commas_between),
+		cmocka_unit_test(a_command_begins_with_an_absolute_path),
+		cmocka_unit_test(a_variable_has_a_name_and_stands_once),
+		cmocka_unit_test(a_cleared_command_is_still_one),
+		cmocka_unit_test(a_setting_of_the_other_kind_is_said),
+		cmocka_unit_test(what_this_machine_lacks_is_stored_and_said_when_looked_for),
+		cmocka_unit_test(what_this_machine_has_is_found),
 	};
 
 	support_limit_time(60);

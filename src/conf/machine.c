@@ -1,0 +1,97 @@
+/*
+ * What settings name and this machine must have: users, groups, directories, commands. Apart from
+ * the values themselves, because it changes while the daemon runs: what was sound at the start must
+ * still be readable when a file or a user has vanished.
+ */
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "conf/keys.h"
+
+static bool is_programs(const struct conf_key *key, const void *base)
+{
+	return key->section == KEY_SERVICE && conf_is_program(base);
+}
+
+static int look_user(const char *name, bool program, struct error *err)
+{
+	const struct passwd *user;
+
+	errno = 0;
+	user = getpwnam(name);
+	if (user == NULL)
+		return error_set(err, EXIT_CONFIG, "there is no user '%s'%s%s", name,
+				 errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
+	if (user->pw_uid == 0 && !program)
+		return error_set(err, EXIT_CONFIG,
+				 "workers must not run as root: another user than '%s'", name);
+	return 0;
+}
+
+static int look_group(const char *name, bool program, struct error *err)
+{
+	const struct group *group = getgrnam(name);
+
+	if (group == NULL)
+		return error_set(err, EXIT_CONFIG, "there is no group '%s'", name);
+	if (group->gr_gid == 0 && !program)
+		return error_set(err, EXIT_CONFIG,
+				 "workers must not run in root's group: another group than '%s'",
+				 name);
+	return 0;
+}
+
+static int look_directory(const struct conf_key *key, const char *path, struct error *err)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return error_set(err, EXIT_CONFIG, "the %s '%s' cannot be used: %s", key->name,
+				 path, strerror(errno));
+	if (!S_ISDIR(st.st_mode))
+		return error_set(err, EXIT_CONFIG, "the %s '%s' cannot be used: %s", key->name,
+				 path, strerror(ENOTDIR));
+	return 0;
+}
+
+/* Whether its own user may execute it is known when it is executed, and said then. */
+static int look_command(const char *path, struct error *err)
+{
+	struct stat st;
+	int why = 0;
+
+	if (stat(path, &st) < 0)
+		why = errno;
+	else if (S_ISDIR(st.st_mode))
+		why = EISDIR;
+	else if (!S_ISREG(st.st_mode) || (st.st_mode & (S_IXUSR | S_IXGRP | S_IXOTH)) == 0)
+		why = EACCES; /* as execve(2) would say */
+	if (why != 0)
+		return error_set(err, EXIT_CONFIG, "the command '%s' cannot be executed: %s", path,
+				 strerror(why));
+	return 0;
+}
+
+int conf_key_look(const struct conf_key *key, const void *base, struct error *err)
+{
+	const char *text;
+
+	if (key->type == KEY_COMMAND) {
+		char *const *words = *(char ***)conf_key_field(key, base);
+
+		return words == NULL || words[0] == NULL ? 0 : look_command(words[0], err);
+	}
+	if (key->type != KEY_USER && key->type != KEY_GROUP && key->type != KEY_DIRECTORY)
+		return 0;
+	text = *(char **)conf_key_field(key, base);
+	if (text == NULL)
+		return 0;
+	if (key->type == KEY_USER)
+		return look_user(text, is_programs(key, base), err);
+	if (key->type == KEY_GROUP)
+		return look_group(text, is_programs(key, base), err);
+	return look_directory(key, text, err);
+}
