@@ -14,16 +14,23 @@
 
 enum channel_type {
 	/* To the worker. */
-	CHANNEL_GO = 1, /* accept connections */
+	CHANNEL_GO = 1, /* accept connections on the sockets of its own; a program: execute it */
+	CHANNEL_SERVE,	/* accept on socket `value` of the service too: its own worker is missing */
+	CHANNEL_UNSERVE, /* no longer: its own worker is back */
+	CHANNEL_GIVE_UP, /* nobody else will accept on socket `value`: empty its queue at the end */
 	CHANNEL_RETIRE, /* stop accepting, serve on; `value`: for so many ms at most, 0: no limit */
-	CHANNEL_RETIRE_LAST, /* the same, but no other process accepts here: empty the queues first
-			      */
-	CHANNEL_DRAIN,	     /* a polite end; `value`: within so many ms */
-	CHANNEL_QUIT,	     /* end at once */
+	CHANNEL_RETIRE_LAST,
+	CHANNEL_DRAIN,	/* a polite end; `value`: within so many ms */
+	CHANNEL_QUIT,	/* end at once; a program: `value` ms after its stop_signal */
+	CHANNEL_PING,	/* a sign of life is asked for: one more in counters.heartbeat */
+	CHANNEL_SIGNAL, /* a program: send it signal `value` */
 	/* To the supervisor. */
-	CHANNEL_READY,	/* "go" would be obeyed at once */
-	CHANNEL_FAILED, /* `text`: why the worker cannot serve */
-	CHANNEL_LOG,	/* `text` for the log; `value`: its level */
+	CHANNEL_READY,	 /* "go" would be obeyed at once */
+	CHANNEL_FAILED,	 /* `text`: why the worker cannot serve; `value`: an exit code */
+	CHANNEL_LOG,	 /* `text` for the log; `value`: its level */
+	CHANNEL_PROGRAM, /* a program was executed; `value`: its pid, to be shown and nothing else
+			  */
+	CHANNEL_ENDED,	 /* a program has ended; `value`: its status (waitpid(2)) */
 	CHANNEL_TYPES,
 };
 
