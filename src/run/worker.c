@@ -1,18 +1,16 @@
 #include "run/worker.h"
 
-#include <errno.h>
 #include <event2/event.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "net/server.h"
 #include "os/daemonize.h"
-#include "os/fds.h"
 #include "run/channel.h"
+#include "run/child_process.h"
 #include "run/signals.h"
 
 #include "config.h"
@@ -25,18 +23,6 @@ struct worker {
 	struct event *deadline;
 	struct counters *counters;
 };
-
-/* There is one worker a process; the log's output needs its channel. */
-static int log_channel = -1;
-static struct counters *log_counters;
-
-static void log_to_channel(enum log_level level, const char *line, size_t len)
-{
-	if (channel_send(log_channel, CHANNEL_LOG, level, line, len) < 0 && log_counters != NULL)
-		counter_add(&log_counters->log_dropped, 1);
-}
-
-static const struct log_output channel_output = {log_to_channel, log_to_channel};
 
 /* ---- Orders --------------------------------------------------------------------------------- */
 
@@ -130,35 +116,19 @@ static void on_channel(evutil_socket_t fd, short what, void *arg)
 
 /* ---- The start ------------------------------------------------------------------------------ */
 
-static int map_counters(struct worker *worker, struct error *err)
+/* What a worker holds besides 0 to 2: the channel and its sockets. */
+static int keep_descriptors(const struct worker_start *start, struct error *err)
 {
-	worker->counters = mmap(NULL, COUNTERS_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-				worker->start->counters, 0);
-	if (worker->counters == MAP_FAILED)
-		return error_errno(err, "cannot map the counters");
-	log_counters = worker->counters;
-	return 0;
-}
-
-/*
- * The written list of what a worker may hold: 0 to 2, the channel, its sockets. All else is closed.
- */
-static int keep_descriptors(struct worker *worker, struct error *err)
-{
-	const struct worker_start *start = worker->start;
 	int *keep = calloc(start->socket_count + 1, sizeof(*keep));
+	int result;
 
 	if (keep == NULL)
 		return error_errno(err, "cannot list descriptors");
-	if (fds_redirect_standard(start->null) < 0) {
-		free(keep);
-		return error_errno(err, "cannot put 0, 1 and 2 on /dev/null");
-	}
 	keep[0] = start->channel;
 	memcpy(keep + 1, start->sockets, start->socket_count * sizeof(*keep));
-	fds_close_except(keep, start->socket_count + 1);
+	result = child_process_keep(start->null, keep, start->socket_count + 1, err);
 	free(keep);
-	return 0;
+	return result;
 }
 
 static struct server_settings settings_of(const struct conf_service *service)
@@ -197,18 +167,15 @@ static int make_server(struct worker *worker, struct error *err)
 
 static int set_up(struct worker *worker, struct error *err)
 {
-	char title[16]; /* the kernel's limit (prctl(2), PR_SET_NAME) */
+	const struct worker_start *start = worker->start;
 
-	strncpy(title, worker->start->name, sizeof(title) - 1);
-	title[sizeof(title) - 1] = '\0';
-	prctl(PR_SET_NAME, title);
 	/* The loop of the supervisor is left alone: freeing it here would end its epoll
 	 * registrations. */
-	if (worker->start->set_nice && daemon_set_priority(worker->start->nice, err) < 0 &&
-	    worker->start->nice_written)
+	if (start->set_nice && daemon_set_priority(start->nice, err) < 0 && start->nice_written)
 		return -1;
-	if (map_counters(worker, err) < 0 || keep_descriptors(worker, err) < 0 ||
-	    privileges_drop(worker->start->privileges, err) < 0)
+	worker->counters = child_process_map_counters(start->counters, err);
+	if (worker->counters == NULL || keep_descriptors(start, err) < 0 ||
+	    privileges_drop(start->privileges, err) < 0)
 		return -1;
 #ifdef ECHOD_SANITIZERS
 	/*
@@ -226,7 +193,7 @@ static void tear_down(struct worker *worker)
 	event_free(worker->channel);
 	event_base_free(worker->base);
 	libevent_global_shutdown();
-	munmap(worker->counters, COUNTERS_SIZE);
+	child_process_unmap_counters(worker->counters);
 }
 
 _Noreturn void worker_main(struct worker_start *start)
@@ -234,19 +201,13 @@ _Noreturn void worker_main(struct worker_start *start)
 	struct worker worker = {.start = start};
 	struct error err = {0};
 
-	log_channel = start->channel;
-	log_copy_to_stderr(false);
-	log_set_output(&channel_output);
-	/* libevent's own messages go where the supervisor sent them: to log_write. */
+	child_process_begin(start->channel, start->name);
 	signals_worker(start->name);
-	if (set_up(&worker, &err) < 0) {
-		channel_send(start->channel, CHANNEL_FAILED, err.code, err.text, strlen(err.text));
-		_exit(EXIT_FAILED);
-	}
+	if (set_up(&worker, &err) < 0)
+		child_process_fail(&err);
 	signals_unblock();
 	channel_send(start->channel, CHANNEL_READY, 0, NULL, 0);
 	event_base_dispatch(worker.base);
-	log_counters = NULL;
 	tear_down(&worker);
 	exit(EXIT_DONE);
 }
