@@ -34,6 +34,9 @@
 #define COUNTERS_SIZE 4096
 
 struct counters {
+	/* Not counts but gauges, so no part of the totals. */
+	_Atomic uint64_t heartbeat; /* signs of life that were asked for */
+	_Atomic uint64_t paused;    /* 1: it does not accept for want of descriptors or memory */
 #define COUNTERS_FIELD(name, text) _Atomic uint64_t name;
 	COUNTERS(COUNTERS_FIELD)
 #undef COUNTERS_FIELD

@@ -99,6 +99,9 @@ static void on_channel(evutil_socket_t fd, short what, void *arg)
 			server_cut_off(worker->server);
 			on_idle(worker);
 			break;
+		case CHANNEL_PING:
+			counter_add(&worker->counters->heartbeat, 1);
+			break;
 		default:
 			break;
 		}
