@@ -116,12 +116,19 @@ static void set_real_time(void)
 		set(sig, IGNORED);
 }
 
+static int make_wakeup(struct error *err)
+{
+	if (pipe2(wakeup, O_CLOEXEC | O_NONBLOCK) < 0)
+		return error_errno(err, "cannot make the wake-up pipe");
+	return 0;
+}
+
 int signals_supervisor(struct error *err)
 {
 	stack_t stack = {.ss_sp = fatal_stack, .ss_size = sizeof(fatal_stack)};
 
-	if (pipe2(wakeup, O_CLOEXEC | O_NONBLOCK) < 0)
-		return error_errno(err, "cannot make the wake-up pipe");
+	if (make_wakeup(err) < 0)
+		return -1;
 	if (sigaltstack(&stack, NULL) < 0)
 		return error_errno(err, "cannot set the stack of the fatal signals");
 	for (size_t i = 0; i < TABLE_ROWS; i++)
@@ -138,6 +145,18 @@ void signals_worker(const char *name)
 	wakeup[0] = wakeup[1] = -1;
 	for (size_t i = 0; i < TABLE_ROWS; i++)
 		set(table[i].sig, table[i].worker);
+}
+
+int signals_keeper(const char *name, struct error *err)
+{
+	signals_worker(name);
+	if (make_wakeup(err) < 0)
+		return -1;
+	for (int sig = 0; sig < SIGNALS_MAX; sig++)
+		came[sig] = 0; /* that was the supervisor's */
+	/* The one difference to a worker: a keeper has children, and waits for them. */
+	set(SIGCHLD, HANDLED);
+	return wakeup[0];
 }
 
 void signals_set_pidfile(const struct pidfile *pidfile)

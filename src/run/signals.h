@@ -24,6 +24,13 @@ int signals_supervisor(struct error *err);
  * valid. */
 void signals_worker(const char *name);
 
+/*
+ * The same for the keeper of a program, which handles SIGCHLD besides. Returns the descriptor that
+ * becomes readable then, a pipe of its own, or -1. To be called after it has let go of the
+ * descriptors that it inherited.
+ */
+int signals_keeper(const char *name, struct error *err);
+
 /* The pidfile that a fatal signal removes; NULL: none. */
 void signals_set_pidfile(const struct pidfile *pidfile);
 
