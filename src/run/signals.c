@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -201,11 +202,23 @@ void signals_unblock(void)
 	daemon_unblock_signals();
 }
 
-void signals_default(void)
+/*
+ * The C library keeps the signals below SIGRTMIN from sigaction(3), but a launcher can have ignored
+ * them (make(1) does), and execve hands that on: they take the bare system call, whose struct is
+ * all zeroes for the default action on every machine.
+ */
+static void set_default(int sig)
 {
 	struct sigaction by_default = {.sa_handler = SIG_DFL};
+	unsigned long bare[32] = {0};
 
+	if (sigaction(sig, &by_default, NULL) < 0)
+		syscall(SYS_rt_sigaction, sig, bare, NULL, (_NSIG - 1) / 8);
+}
+
+void signals_default(void)
+{
 	for (int sig = 1; sig <= SIGRTMAX; sig++)
-		sigaction(sig, &by_default, NULL);
+		set_default(sig);
 	daemon_unblock_signals();
 }
