@@ -27,7 +27,7 @@ static json_t *restart(const struct options *options, const struct target *targe
 		close(fd);
 		return NULL;
 	}
-	return client_ask(fd, "await-restart", patience, err);
+	return client_ask(fd, client_request("await-restart", NULL, 0, err), patience, err);
 }
 
 static int run(const struct options *options)

@@ -105,7 +105,8 @@ static int say_running(const struct options *options, const struct target *targe
 	if (options->quiet && !options->json)
 		return STATUS_RUNS;
 	fd = client_connect(target->conf->control, target->holder.pid, patience, &err);
-	reply = fd < 0 ? NULL : client_ask(fd, "status", patience, &err);
+	reply = fd < 0 ? NULL
+		       : client_ask(fd, client_request("status", NULL, 0, &err), patience, &err);
 
 	if (reply == NULL) {
 		/* The lock alone proves that it runs. */
