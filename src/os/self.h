@@ -1,4 +1,4 @@
-/* The path of our own executable, as the user named it. */
+/* Paths of executables as the user names them: our own, and commands that we are to run. */
 #ifndef ECHOD_OS_SELF_H
 #define ECHOD_OS_SELF_H
 
@@ -10,5 +10,11 @@
  * Returns fresh memory, or NULL.
  */
 char *self_path(const char *argv0, struct error *err);
+
+/*
+ * A command that the user has typed, made absolute in the same way; it must be there and be
+ * executable. Returns fresh memory, or NULL with the reason.
+ */
+char *self_find_command(const char *name, struct error *err);
 
 #endif

@@ -1,4 +1,4 @@
-/* The path of our own executable. */
+/* The paths of executables: our own, and commands that are to be run. */
 #include "support.h"
 
 #include <limits.h>
@@ -37,6 +37,7 @@ struct search {
 	const char *path; /* PATH, each @ stands for the directory; NULL: not set */
 	const char *argv0;
 	const char *found; /* likewise; NULL: nothing */
+	char *(*find)(const char *name, struct error *err);
 };
 
 static void expand(char *out, size_t cap, const char *text, const char *directory)
@@ -67,7 +68,7 @@ static int search(void *arg)
 		expand(text, sizeof(text), s->path, cwd);
 		setenv("PATH", text, 1);
 	}
-	path = self_path(s->argv0, &err);
+	path = s->find(s->argv0, &err);
 	CHILD_CHECK((path == NULL) == (err.text[0] != '\0'));
 	if (s->found == NULL) {
 		CHILD_CHECK(path == NULL);
@@ -81,7 +82,14 @@ static int search(void *arg)
 
 static void assert_found(void **state, const char *path, const char *argv0, const char *found)
 {
-	struct search s = {*state, path, argv0, found};
+	struct search s = {*state, path, argv0, found, self_path};
+
+	assert_int_equal(support_in_child(search, &s), 0);
+}
+
+static void assert_command(void **state, const char *path, const char *name, const char *found)
+{
+	struct search s = {*state, path, name, found, self_find_command};
 
 	assert_int_equal(support_in_child(search, &s), 0);
 }
@@ -152,6 +160,35 @@ static void an_empty_name_is_nowhere(void **state)
 	assert_found(state, "@/two", "", NULL);
 }
 
+static void a_command_is_found_as_a_shell_finds_it(void **state)
+{
+	assert_command(state, "@/one:@/two:@/three", "echod", "@/two/echod");
+	assert_command(state, "two", "echod", "@/two/echod");
+	assert_command(state, "@/two", "three/echod", "@/three/echod");
+	assert_command(state, NULL, "./two/echod", "@/./two/echod");
+	assert_command(state, NULL, "/bin/sh", "/bin/sh");
+}
+
+static void a_command_that_is_not_there_is_said(void **state)
+{
+	assert_command(state, "@/one", "echod", NULL);
+	assert_command(state, NULL, "echod", NULL);
+	assert_command(state, "@/two", "", NULL);
+	assert_command(state, "@/two", "one/echod", NULL);
+	assert_command(state, "@/two", "two/echod/more", NULL);
+}
+
+static void a_command_that_cannot_be_executed_is_said(void **state)
+{
+	char path[SUPPORT_PATH_MAX];
+
+	support_join(path, *state, "two/echod");
+	assert_int_equal(chmod(path, 0644), 0);
+	assert_command(state, "@/three", "two/echod", NULL);
+	assert_command(state, "@/three", "./two", NULL);
+	assert_command(state, "@/two:@/three", "echod", "@/three/echod");
+}
+
 #define TEST(test) cmocka_unit_test_setup_teardown(test, setup, support_remove_directory)
 
 int main(void)
@@ -165,6 +202,9 @@ int main(void)
 		TEST(a_symbolic_link_stays_unresolved),
 		TEST(what_is_nowhere_is_said),
 		TEST(an_empty_name_is_nowhere),
+		TEST(a_command_is_found_as_a_shell_finds_it),
+		TEST(a_command_that_is_not_there_is_said),
+		TEST(a_command_that_cannot_be_executed_is_said),
 	};
 
 	support_limit_time(60);
