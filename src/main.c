@@ -30,7 +30,9 @@ static int usage_error(const struct error *err)
 
 	if (code == EXIT_USAGE)
 		fprintf(stderr,
-			"Usage: echod [options] [start | check | stop | restart | reload | status]\n"
+			"Usage: echod [options] [start | check | stop | restart | reload | status | ps]\n"
+			"       echod [options] start | stop | kill | remove NAME\n"
+			"       echod [options] add NAME -- COMMAND...\n"
 			"'echod --help' says more.\n");
 	return code;
 }

@@ -37,5 +37,9 @@ static int run(const struct options *options)
 	return code;
 }
 
-const struct command command_check = {"check", "read the configuration and say what is wrong",
-				      TAKES_DEFAULTS | TAKES_START, run};
+const struct command command_check = {
+	.name = "check",
+	.summary = "read the configuration and say what is wrong",
+	.takes = TAKES_DEFAULTS | TAKES_START,
+	.run = run,
+};

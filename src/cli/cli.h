@@ -23,7 +23,12 @@ struct options {
 	bool defaults;	     /* check --defaults */
 	int accept_handover; /* check --accept-handover=N; 0: not given */
 	int64_t timeout_ms;  /* -1: the verb's own */
-	const char *extra;   /* the first word behind the verb; NULL: none */
+	int signal;	     /* kill -s: its number; 0: not given */
+	const char *user;    /* add --user; NULL: not given */
+	const char *restart; /* add --restart; NULL: not given */
+	char **words;	     /* those behind the verb */
+	int word_count;
+	bool dashes; /* "--" stood in front of the last words */
 	struct conf_override *settings;
 	const char **listen;
 };
@@ -34,14 +39,25 @@ enum command_takes {
 	TAKES_TIMEOUT = 2,
 	TAKES_DEFAULTS = 4,
 	TAKES_START = 8, /* -F, -p, -l, -v, and -o beyond pidfile and control */
+	TAKES_SIGNAL = 16,
+	TAKES_PROGRAM = 32, /* --user and --restart, and a command behind "--" */
 };
 
 struct command {
 	const char *name;
+	const char *words; /* what stands behind it, for the usage; NULL: nothing */
 	const char *summary;
 	unsigned takes; /* enum command_takes */
+	int min_words;
+	int max_words;	     /* -1: any number */
+	const char *needs;   /* the end of "NAME needs ...", when there are too few words */
+	const char *instead; /* what to do when there are too many; NULL: no advice */
 	int (*run)(const struct options *options);
 };
+
+/* For verbs that act on a service. */
+#define NEEDS_NAME "a NAME: 'echod ps' lists them"
+#define ONE_NAME   "one NAME at a time"
 
 extern const struct command command_start;
 extern const struct command command_check;
@@ -49,6 +65,12 @@ extern const struct command command_stop;
 extern const struct command command_restart;
 extern const struct command command_reload;
 extern const struct command command_status;
+extern const struct command command_ps;
+extern const struct command command_start_service; /* start NAME */
+extern const struct command command_stop_service;  /* stop NAME */
+extern const struct command command_kill;
+extern const struct command command_add;
+extern const struct command command_remove;
 
 /* All of them; NULL at the end. */
 extern const struct command *const commands[];

@@ -6,16 +6,29 @@
 #include <unistd.h>
 
 #include "base/io.h"
+#include "base/signame.h"
 #include "base/text.h"
 #include "cli/cli.h"
 #include "os/self.h"
 
+/* Of two with the same name, the second is the one with a NAME behind it. */
 const struct command *const commands[] = {
-	&command_start,	 &command_check,  &command_stop, &command_restart,
-	&command_reload, &command_status, NULL,
+	&command_start,
+	&command_check,
+	&command_stop,
+	&command_restart,
+	&command_reload,
+	&command_status,
+	&command_ps,
+	&command_start_service,
+	&command_stop_service,
+	&command_kill,
+	&command_add,
+	&command_remove,
+	NULL,
 };
 
-enum { OPTION_JSON = 256, OPTION_DEFAULTS, OPTION_ACCEPT_HANDOVER };
+enum { OPTION_JSON = 256, OPTION_DEFAULTS, OPTION_ACCEPT_HANDOVER, OPTION_USER, OPTION_RESTART };
 
 static const struct option long_options[] = {
 	{"config", required_argument, NULL, 'f'},
@@ -28,6 +41,9 @@ static const struct option long_options[] = {
 	{"quiet", no_argument, NULL, 'q'},
 	{"json", no_argument, NULL, OPTION_JSON},
 	{"timeout", required_argument, NULL, 'T'},
+	{"signal", required_argument, NULL, 's'},
+	{"user", required_argument, NULL, OPTION_USER},
+	{"restart", required_argument, NULL, OPTION_RESTART},
 	{"defaults", no_argument, NULL, OPTION_DEFAULTS},
 	{"accept-handover", required_argument, NULL, OPTION_ACCEPT_HANDOVER},
 	{"version", no_argument, NULL, 'V'},
@@ -35,7 +51,16 @@ static const struct option long_options[] = {
 	{NULL, 0, NULL, 0},
 };
 
-#define SHORT_OPTIONS ":f:Fp:l:P:o:vqT:Vh"
+#define SHORT_OPTIONS ":f:Fp:l:P:o:vqT:s:Vh"
+
+static void print_command(FILE *out, const struct command *command)
+{
+	char usage[64];
+
+	snprintf(usage, sizeof(usage), "%s%s%s", command->name, command->words != NULL ? " " : "",
+		 command->words != NULL ? command->words : "");
+	fprintf(out, "  %-23s %s\n", usage, command->summary);
+}
 
 void options_usage(FILE *out)
 {
@@ -44,7 +69,7 @@ void options_usage(FILE *out)
 	      "Without a verb, echod starts. Verbs:\n",
 	      out);
 	for (const struct command *const *command = commands; *command != NULL; command++)
-		fprintf(out, "  %-9s %s\n", (*command)->name, (*command)->summary);
+		print_command(out, *command);
 	fputs("\n"
 	      "Options, before or behind the verb:\n"
 	      "  -f, --config FILE     read FILE instead of the default configuration file\n"
@@ -54,9 +79,13 @@ void options_usage(FILE *out)
 	      "  -P, --pidfile FILE    the pidfile; it also tells the verbs which daemon is meant\n"
 	      "  -o, --set KEY=VALUE   a setting: key, log.key or services.NAME.key\n"
 	      "  -v, --verbose         log more; may be given again\n"
-	      "  -q, --quiet           log less, and say nothing when a verb succeeds\n"
-	      "      --json            status: answer in JSON\n"
+	      "  -q, --quiet           log less, and say nothing when a verb succeeds;\n"
+	      "                        ps: print only the names of the services\n"
+	      "      --json            ps, status: answer in JSON\n"
 	      "  -T, --timeout SECONDS how long a verb waits for the outcome, or for an answer\n"
+	      "  -s, --signal SIGNAL   kill: send SIGNAL (default: KILL)\n"
+	      "      --user USER       add: run the command as USER\n"
+	      "      --restart WHEN    add: run it again always, on-failure or never\n"
 	      "      --defaults        check: print every setting with its default\n"
 	      "  -V, --version         print the version\n"
 	      "  -h, --help            print this text\n"
@@ -202,6 +231,33 @@ static int set_timeout(struct options *options, const char *value, struct error 
 	return 0;
 }
 
+static int set_signal(struct options *options, const char *value, struct error *err)
+{
+	options->signal = signame_parse(value);
+	if (options->signal < 0)
+		return error_set(err, EXIT_USAGE,
+				 "-s needs a signal such as HUP, SIGHUP or 1, not '%s'", value);
+	return 0;
+}
+
+static int set_user(struct options *options, const char *value, struct error *err)
+{
+	if (value[0] == '\0')
+		return error_set(err, EXIT_USAGE, "--user needs a name, not ''");
+	options->user = value;
+	return 0;
+}
+
+static int set_restart(struct options *options, const char *value, struct error *err)
+{
+	if (strcmp(value, "always") != 0 && strcmp(value, "on-failure") != 0 &&
+	    strcmp(value, "never") != 0)
+		return error_set(err, EXIT_USAGE,
+				 "--restart needs always, on-failure or never, not '%s'", value);
+	options->restart = value;
+	return 0;
+}
+
 static int set_handover(struct options *options, const char *value, struct error *err)
 {
 	int64_t version;
@@ -249,6 +305,12 @@ static int set_option(struct options *options, int option, char *value, struct e
 		return keep_option(launch, "-q", NULL, err);
 	case 'T':
 		return set_timeout(options, value, err);
+	case 's':
+		return set_signal(options, value, err);
+	case OPTION_USER:
+		return set_user(options, value, err);
+	case OPTION_RESTART:
+		return set_restart(options, value, err);
 	case OPTION_JSON:
 		options->json = true;
 		return 0;
@@ -292,49 +354,95 @@ static int find_command(struct options *options, const char *word, struct error 
 {
 	const char *nearest = NULL;
 	unsigned best = TEXT_FAR;
+	bool found = false;
 
 	for (const struct command *const *command = commands; *command != NULL; command++) {
-		if (strcmp((*command)->name, word) == 0) {
+		if (strcmp((*command)->name, word) == 0 &&
+		    (!found || options->word_count >= (*command)->min_words)) {
 			options->command = *command;
-			return 0;
+			found = true;
 		}
 		if (text_is_nearer(word, (*command)->name, &best))
 			nearest = (*command)->name;
 	}
+	if (found)
+		return 0;
 	if (nearest != NULL)
 		return error_set(err, EXIT_USAGE, "there is no verb '%s'; did you mean '%s'?", word,
 				 nearest);
 	return error_set(err, EXIT_USAGE, "there is no verb '%s'", word);
 }
 
-static int check_taken(const struct options *options, struct error *err)
+/* Words behind the verb: as many as it takes, and none that a script has left empty by mistake. */
+static int check_words(const struct options *options, struct error *err)
 {
 	const struct command *command = options->command;
+	const char *name = command->name;
 
-	if (options->json && !(command->takes & TAKES_JSON))
-		return error_set(err, EXIT_USAGE, "--json is for status, not for %s",
-				 command->name);
-	if (options->timeout_ms >= 0 && !(command->takes & TAKES_TIMEOUT))
-		return error_set(err, EXIT_USAGE, "-T is for verbs that wait, not for %s",
-				 command->name);
-	if ((options->defaults || options->accept_handover != 0) &&
-	    !(command->takes & TAKES_DEFAULTS))
-		return error_set(err, EXIT_USAGE, "--defaults is for check, not for %s",
-				 command->name);
-	if (options->start_option != NULL && !(command->takes & TAKES_START))
-		return error_set(
-			err, EXIT_USAGE,
-			"%s is for start and check: a running daemon keeps the options of its "
-			"start, and -P says which one is meant",
-			options->start_option);
-	if (options->extra != NULL)
-		return error_set(err, EXIT_USAGE, "%s takes no '%s' behind it", command->name,
-				 options->extra);
+	if (options->word_count < command->min_words)
+		return error_set(err, EXIT_USAGE, "%s needs %s", name, command->needs);
+	if (command->max_words >= 0 && options->word_count > command->max_words)
+		return error_set(err, EXIT_USAGE, "%s takes no '%s' behind it%s%s", name,
+				 options->words[command->max_words],
+				 command->instead != NULL ? ": " : "",
+				 command->instead != NULL ? command->instead : "");
+	if (options->word_count > 0 && options->words[0][0] == '\0')
+		return error_set(err, EXIT_USAGE, "the NAME behind %s is empty", name);
+	/* Without "--", options of the command would have been taken for those of echod. */
+	if ((command->takes & TAKES_PROGRAM) && !options->dashes)
+		return error_set(err, EXIT_USAGE, "%s needs '--' in front of the COMMAND", name);
 	return 0;
+}
+
+static int check_taken(const struct options *options, struct error *err)
+{
+	const struct {
+		bool given;
+		unsigned by; /* enum command_takes */
+		const char *text;
+	} rules[] = {
+		{options->json, TAKES_JSON, "--json is for ps and status"},
+		{options->timeout_ms >= 0, TAKES_TIMEOUT, "-T is for verbs that wait"},
+		{options->signal != 0, TAKES_SIGNAL, "-s is for kill"},
+		{options->user != NULL, TAKES_PROGRAM, "--user is for add"},
+		{options->restart != NULL, TAKES_PROGRAM, "--restart is for add"},
+		{options->defaults || options->accept_handover != 0, TAKES_DEFAULTS,
+		 "--defaults is for check"},
+	};
+	const struct command *command = options->command;
+
+	for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++)
+		if (rules[i].given && !(command->takes & rules[i].by))
+			return error_set(err, EXIT_USAGE, "%s, not for %s", rules[i].text,
+					 command->name);
+	if (options->start_option != NULL && !(command->takes & TAKES_START))
+		return error_set(err, EXIT_USAGE,
+				 "%s is for a start of the daemon and for check: a running daemon "
+				 "keeps the options of its start, and -P says which one is meant",
+				 options->start_option);
+	return check_words(options, err);
+}
+
+/*
+ * What getopt has left: the verb and its words. It has put them behind everything else, so "--" is
+ * the last before them, unless that is the value of the last option.
+ */
+static int take_words(struct options *options, int argc, char **argv, const char *last_value,
+		      struct error *err)
+{
+	const char *before = argv[optind - 1];
+
+	options->dashes = optind > 1 && strcmp(before, "--") == 0 && before != last_value;
+	if (optind >= argc)
+		return 0;
+	options->words = argv + optind + 1;
+	options->word_count = argc - optind - 1;
+	return find_command(options, argv[optind], err);
 }
 
 int options_parse(struct options *options, int argc, char **argv, struct error *err)
 {
+	const char *last_value = NULL;
 	int option;
 
 	*options = (struct options){.command = &command_start, .timeout_ms = -1};
@@ -348,13 +456,12 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 			return option_error(option, argv, err);
 		if (set_option(options, option, optarg, err) < 0)
 			return -1;
+		last_value = optarg;
 	}
 	if (options->launch.config == NULL && default_config(&options->launch, err) < 0)
 		return -1;
-	if (optind < argc && find_command(options, argv[optind], err) < 0)
+	if (take_words(options, argc, argv, last_value, err) < 0)
 		return -1;
-	if (optind + 1 < argc)
-		options->extra = argv[optind + 1];
 	if (options->help || options->version)
 		return 0;
 	return check_taken(options, err);

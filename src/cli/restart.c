@@ -50,7 +50,22 @@ static int run(const struct options *options)
 	return code;
 }
 
+#define FOR_ONE_SERVICE                                                                             \
+	"it is for the whole daemon; for one service there are 'echod stop NAME' and 'echod start " \
+	"NAME', or 'echod kill NAME', after which it is started again"
+
 const struct command command_restart = {
-	"restart", "start anew in place: same pid, no client refused", TAKES_TIMEOUT, run};
-const struct command command_reload = {"reload", "the same as restart: it applies every setting",
-				       TAKES_TIMEOUT, run};
+	.name = "restart",
+	.summary = "start anew in place: same pid, no client refused",
+	.takes = TAKES_TIMEOUT,
+	.instead = FOR_ONE_SERVICE,
+	.run = run,
+};
+
+const struct command command_reload = {
+	.name = "reload",
+	.summary = "the same as restart: it applies every setting",
+	.takes = TAKES_TIMEOUT,
+	.instead = FOR_ONE_SERVICE,
+	.run = run,
+};

@@ -1,8 +1,9 @@
-/* echod [start]: read the configuration, become a daemon, serve. */
+/* echod [start]: read the configuration, become a daemon, serve. echod start NAME: a service. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "cli/cli.h"
+#include "cli/service.h"
 #include "os/daemonize.h"
 #include "run/supervisor.h"
 
@@ -30,5 +31,25 @@ static int run(const struct options *options)
 	return outcome.code == EXIT_DONE ? EXIT_DONE : cli_fail(&outcome);
 }
 
-const struct command command_start = {"start", "start the daemon; returns when it serves",
-				      TAKES_START, run};
+const struct command command_start = {
+	.name = "start",
+	.summary = "start the daemon; returns when it serves",
+	.takes = TAKES_START,
+	.run = run,
+};
+
+static int run_service(const struct options *options)
+{
+	return service_tell_words(options, service_start_limit);
+}
+
+const struct command command_start_service = {
+	.name = "start",
+	.words = "NAME",
+	.summary = "start a service that is stopped",
+	.takes = TAKES_TIMEOUT,
+	.min_words = 1,
+	.max_words = 1,
+	.instead = ONE_NAME,
+	.run = run_service,
+};

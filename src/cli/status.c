@@ -32,20 +32,57 @@ static long long number_of(const json_t *object, const char *key)
 	return (long long)json_integer_value(json_object_get(object, key));
 }
 
+static void print_escaped(const char *text)
+{
+	char escaped[4 * PATH_MAX];
+
+	text_escape(escaped, sizeof(escaped), text, strlen(text));
+	fputs(escaped, stdout);
+}
+
+/* "INTRO one, two, three"; nothing for an empty or absent list. */
+static void print_list(const char *intro, const char *separator, const json_t *list)
+{
+	size_t i;
+	json_t *word;
+
+	json_array_foreach (list, i, word) {
+		fputs(i == 0 ? intro : separator, stdout);
+		if (json_is_string(word))
+			print_escaped(json_string_value(word));
+	}
+}
+
+/* What it is, its state, how much of it runs, and where or what: as far as the daemon tells. */
+static void print_service(const json_t *service)
+{
+	const json_t *command = json_object_get(service, "command");
+	const char *state = json_string_value(json_object_get(service, "state"));
+	bool program = strcmp(text_of(service, "kind"), "program") == 0;
+	char name[256];
+
+	text_escape(name, sizeof(name), text_of(service, "name"), strlen(text_of(service, "name")));
+	printf("  service %-10s ", name);
+	print_escaped(program ? "program" : text_of(service, "protocol"));
+	if (state != NULL) {
+		fputs(", ", stdout);
+		print_escaped(state);
+	}
+	if (!program && json_is_integer(json_object_get(service, "processes")))
+		printf(", %lld of %lld workers", number_of(service, "running"),
+		       number_of(service, "processes"));
+	print_list(", on ", ", ", json_object_get(service, "addresses"));
+	print_list(": ", " ", command);
+	printf("\n");
+}
+
 static void print_services(const json_t *services)
 {
-	size_t i, k;
-	json_t *service, *address;
+	size_t i;
+	json_t *service;
 
-	json_array_foreach (services, i, service) {
-		const json_t *addresses = json_object_get(service, "addresses");
-
-		printf("  service %-10s %s, %lld workers, on", text_of(service, "name"),
-		       text_of(service, "protocol"), number_of(service, "workers"));
-		json_array_foreach (addresses, k, address)
-			printf("%s %s", k > 0 ? "," : "", json_string_value(address));
-		printf("\n");
-	}
+	json_array_foreach (services, i, service)
+		print_service(service);
 }
 
 static void print_text(const json_t *reply)
@@ -156,5 +193,9 @@ static int run(const struct options *options)
 	return code;
 }
 
-const struct command command_status = {"status", "say whether it runs, and what it does",
-				       TAKES_JSON | TAKES_TIMEOUT, run};
+const struct command command_status = {
+	.name = "status",
+	.summary = "say whether it runs, and what it does",
+	.takes = TAKES_JSON | TAKES_TIMEOUT,
+	.run = run,
+};

@@ -1,17 +1,15 @@
 /* echod stop: a polite stop; returns when the daemon is gone, so that a start right after it
- * succeeds. */
+ * succeeds. echod stop NAME: the same for one service. */
 #include <signal.h>
 #include <stdio.h>
 
 #include "cli/cli.h"
-
-/* Beyond drain_timeout, which the daemon keeps to itself. */
-#define GRACE_MS 5000
+#include "cli/service.h"
 
 static int stop(const struct options *options, const struct target *target, struct error *err)
 {
-	int64_t patience = options->timeout_ms >= 0 ? options->timeout_ms
-						    : target->conf->drain_timeout + GRACE_MS;
+	int64_t patience =
+		options->timeout_ms >= 0 ? options->timeout_ms : service_stop_limit(target->conf);
 	int gone;
 
 	if (pidfile_signal(&target->holder, SIGUSR1, err) < 0)
@@ -40,5 +38,25 @@ static int run(const struct options *options)
 	return code;
 }
 
-const struct command command_stop = {"stop", "answer what clients have begun, then end",
-				     TAKES_TIMEOUT, run};
+const struct command command_stop = {
+	.name = "stop",
+	.summary = "answer what clients have begun, then end",
+	.takes = TAKES_TIMEOUT,
+	.run = run,
+};
+
+static int run_service(const struct options *options)
+{
+	return service_tell_words(options, service_stop_limit);
+}
+
+const struct command command_stop_service = {
+	.name = "stop",
+	.words = "NAME",
+	.summary = "stop a service politely; it stays stopped",
+	.takes = TAKES_TIMEOUT,
+	.min_words = 1,
+	.max_words = 1,
+	.instead = ONE_NAME,
+	.run = run_service,
+};

@@ -514,7 +514,7 @@ def test_rule_25_the_executable_controls_its_daemon(echod: Echod) -> None:
     assert not Process(echod.pid).alive
 
 
-@pytest.mark.parametrize("words", [["bogus"], ["start", "bogus"], ["--bogus"], ["stop", "-Z"],
+@pytest.mark.parametrize("words", [["bogus"], ["check", "bogus"], ["--bogus"], ["stop", "-Z"],
                                    ["-p"], ["-T", "soon", "stop"], ["-p", "many"]], ids=" ".join)
 def test_rule_26_unknown_words_are_wrong_usage(echod: Echod, words: list[str]) -> None:
     """Usage on stderr, exit code 2, and nothing was started."""
