@@ -71,10 +71,12 @@ static void put_cpu(char *out, size_t cap, const json_t *value)
 	double seconds = json_number_value(value);
 
 	/* What would be rounded up to 60.00 is a minute. */
-	if (json_is_number(value) && seconds < 59.995)
+	if (!json_is_number(value))
+		snprintf(out, cap, "-");
+	else if (seconds < 59.995)
 		snprintf(out, cap, "%.2fs", seconds);
 	else
-		put_age(out, cap, value);
+		format_age(out, cap, seconds + 0.005);
 }
 
 static void put_size(char *out, size_t cap, const json_t *value)
