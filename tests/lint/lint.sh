@@ -358,7 +358,7 @@ check_help() {
 check_scripts() {
 	need shellcheck shellcheck "shell scripts" || return
 	{
-		find contrib tests -name '*.sh' -type f
+		find contrib tests -name '*.sh' -type f -o -name '*.bash' -type f
 		find contrib/init.d contrib/default -type f
 		for script in bootstrap .ci/run; do
 			[ ! -f "$script" ] || echo "$script"
