@@ -104,6 +104,17 @@ void text_format_size(char *out, size_t cap, int64_t bytes)
 	format_with_unit(out, cap, bytes, size_units);
 }
 
+/* C0, DEL, and the two bytes that are one of C1 in UTF-8: terminals obey them all (ECMA-48). */
+static bool is_control(const char *text, size_t len, size_t i)
+{
+	unsigned char c = (unsigned char)text[i];
+	unsigned char before = i > 0 ? (unsigned char)text[i - 1] : 0;
+	unsigned char after = i + 1 < len ? (unsigned char)text[i + 1] : 0;
+
+	return c < 0x20 || c == 0x7f || (c == 0xc2 && after >= 0x80 && after <= 0x9f) ||
+	       (before == 0xc2 && c >= 0x80 && c <= 0x9f);
+}
+
 static size_t escape(char *out, size_t cap, const char *text, size_t len, unsigned char highest)
 {
 	static const char hex[] = "0123456789abcdef";
@@ -111,7 +122,7 @@ static size_t escape(char *out, size_t cap, const char *text, size_t len, unsign
 
 	for (size_t i = 0; i < len; i++) {
 		unsigned char c = (unsigned char)text[i];
-		bool plain = c >= 0x20 && c != 0x7f && c <= highest;
+		bool plain = c <= highest && !is_control(text, len, i);
 
 		if (used + (plain ? 1 : 4) + 1 > cap)
 			break;

@@ -25,9 +25,10 @@ void text_format_time(char *out, size_t cap, int64_t ms);
 void text_format_size(char *out, size_t cap, int64_t bytes);
 
 /*
- * Copy `len` bytes into `out` with every control byte written as \xHH, so that
- * nothing that a client or a program sent can forge or corrupt a line of the log. Cuts what does
- * not fit into `cap`, never in the middle of an escape. Returns the length without the NUL.
+ * Copy `len` bytes into `out` with every control byte, and those of UTF-8's control characters
+ * U+0080 to U+009F, written as \xHH, so that nothing that a client or a program sent can forge or
+ * corrupt a line of the log. Cuts what does not fit into `cap`, never in the middle of an escape.
+ * Returns the length without the NUL.
  */
 size_t text_escape(char *out, size_t cap, const char *text, size_t len);
 

@@ -239,6 +239,19 @@ static void control_bytes_are_escaped_and_nothing_else(void **state)
 	assert_string_equal(out, "a\\x0ab\\x00c\\x1b\\x7f\\ \xc3\xa4");
 }
 
+static void control_characters_of_two_bytes_are_escaped(void **state)
+{
+	/* U+009B begins a sequence as ESC [ does; U+00A0 and U+011B are no controls. */
+	const char text[] = "\xc2\x9b"
+			    "31m \xc2\x85\xc2\xa0\xc4\x9b\xc2";
+	char out[64];
+
+	(void)state;
+	text_escape(out, sizeof(out), text, sizeof(text) - 1);
+	assert_string_equal(out, "\\xc2\\x9b"
+				 "31m \\xc2\\x85\xc2\xa0\xc4\x9b\xc2");
+}
+
 static void an_escape_is_never_cut_in_its_middle(void **state)
 {
 	char out[8];
@@ -344,6 +357,7 @@ int main(void)
 		cmocka_unit_test(sizes_are_written_in_the_largest_exact_unit),
 		cmocka_unit_test(what_is_written_is_read_back_the_same),
 		cmocka_unit_test(control_bytes_are_escaped_and_nothing_else),
+		cmocka_unit_test(control_characters_of_two_bytes_are_escaped),
 		cmocka_unit_test(an_escape_is_never_cut_in_its_middle),
 		cmocka_unit_test(no_byte_is_written_behind_the_given_room),
 		cmocka_unit_test(distance_counts_insertions_deletions_and_changes),
