@@ -4,6 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/text.h"
+
 /* One portion: a program that prints without end must not hold up orders. */
 #define PORTION 4096
 
@@ -20,19 +22,15 @@ static void pass_on(struct output *output)
 /* `text` has no line feed in it. */
 static void gather(struct output *output, const char *text, size_t len)
 {
-	while (len > 0) {
-		size_t room = sizeof(output->text) - output->len;
-		size_t n = len < room ? len : room;
+	for (size_t i = 0; i < len; i++) {
+		char byte[8]; /* \xHH at most */
+		size_t width = text_escape(byte, sizeof(byte), &text[i], 1);
 
 		/* Not sooner: a line of just that length has its line feed still to come. */
-		if (room == 0) {
+		if (output->len + width > sizeof(output->text))
 			pass_on(output);
-			continue;
-		}
-		memcpy(output->text + output->len, text, n);
-		output->len += n;
-		text += n;
-		len -= n;
+		memcpy(output->text + output->len, byte, width);
+		output->len += width;
 	}
 }
 

@@ -518,7 +518,7 @@ static void its_signals_are_as_the_system_has_them(void **state)
 	for (size_t i = 0; i < COUNT_OF(empty); i++) {
 		char line[64];
 
-		snprintf(line, sizeof(line), "%s:\t0000000000000000", empty[i]);
+		snprintf(line, sizeof(line), "%s:\\x090000000000000000", empty[i]);
 		assert_true(was_logged(f, line));
 	}
 }
@@ -614,7 +614,7 @@ static void it_runs_as_its_user(void **state)
 	assert_record(f, 0, "65534");
 	assert_record(f, 1, "65534");
 	assert_record(f, 2, "nobody nobody");
-	assert_true(was_logged(f, "CapEff:\t0000000000000000"));
+	assert_true(was_logged(f, "CapEff:\\x090000000000000000"));
 }
 
 static void its_directory_must_be_open_to_its_user(void **state)
@@ -662,19 +662,19 @@ static void lines_of_both_outputs_are_logged_in_order(void **state)
 static void long_lines_come_in_pieces_and_whole(void **state)
 {
 	struct fixture *f = *state;
-	static const size_t lengths[] = {1024, 952, 1024, 1, 1024, 1023};
+	static const size_t lengths[] = {960, 40, 960, 1, 960, 959};
 	size_t at = 0;
 
-	run_whole(f, "printf '%01976d\\n%01025d\\n%01024d\\n%01023d\\n' 0 0 0 0");
+	run_whole(f, "printf '%01000d\\n%0961d\\n%0960d\\n%0959d\\n' 0 0 0 0");
 	assert_int_equal(f->record_count, COUNT_OF(lengths));
 	for (size_t i = 0; i < COUNT_OF(lengths); i++, at++)
 		assert_int_equal(f->records[at].len, lengths[i]);
 }
 
-static void bytes_stay_as_they_are(void **state)
+static void control_bytes_are_escaped(void **state)
 {
 	struct fixture *f = *state;
-	static const char bytes[] = "a\0b\033\r\377";
+	static const char bytes[] = "a\\x00b\\x1b\\x0d\377";
 
 	run_whole(f, "printf 'a\\000b\\033\\r\\377\\n'");
 	assert_int_equal(f->record_count, 1);
@@ -1170,7 +1170,7 @@ int main(int argc, char **argv)
 		TEST(the_keeper_is_called_like_the_service),
 		TEST(lines_of_both_outputs_are_logged_in_order),
 		TEST(long_lines_come_in_pieces_and_whole),
-		TEST(bytes_stay_as_they_are),
+		TEST(control_bytes_are_escaped),
 		TEST(a_program_that_closes_its_outputs_lives_on),
 		TEST(a_supervisor_that_does_not_read_holds_up_nothing),
 		TEST(a_drained_program_ends_as_it_likes),
