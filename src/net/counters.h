@@ -34,9 +34,8 @@
 #define COUNTERS_SIZE 4096
 
 struct counters {
-	/* Not counts but gauges, so no part of the totals. */
 	_Atomic uint64_t heartbeat; /* signs of life that were asked for */
-	_Atomic uint64_t paused;    /* 1: it does not accept for want of descriptors or memory */
+	_Atomic uint64_t paused;    /* 1: does not accept for want of descriptors or memory */
 #define COUNTERS_FIELD(name, text) _Atomic uint64_t name;
 	COUNTERS(COUNTERS_FIELD)
 #undef COUNTERS_FIELD
@@ -50,6 +49,12 @@ struct counters_total {
 	COUNTERS(COUNTERS_FIELD)
 #undef COUNTERS_FIELD
 };
+
+/* For a number that is no count. */
+static inline void counter_set(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_store_explicit(counter, n, memory_order_relaxed);
+}
 
 /* A single writer needs no locked instruction: a relaxed load and store are plain moves. */
 static inline void counter_add(_Atomic uint64_t *counter, uint64_t n)

@@ -9,6 +9,11 @@
 #include "base/log.h"
 #include "net/server_private.h"
 
+static bool is_want(int error)
+{
+	return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+}
+
 /*
  * Without descriptors or memory the connection stays in the queue, and the socket stays readable:
  * asking again at once would burn the processor (1.5 million errors in 2 s were seen). So nobody
@@ -21,6 +26,9 @@ static void pause_accepting(struct server *server, int error)
 
 	for (struct listener *l = server->listeners; l != NULL; l = l->next)
 		event_del(&l->event);
+	server->paused = true;
+	/* A socket that somebody broke is no excuse: the watchdog may end this worker for it. */
+	counter_set(&server->counters->paused, is_want(error));
 	evtimer_add(server->resume, &tv);
 	counter_add(&server->counters->accept_pauses, 1);
 	if (now - server->pause_said >= 1000) {
@@ -36,8 +44,10 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
+	server->paused = false;
+	counter_set(&server->counters->paused, 0);
 	for (struct listener *l = server->listeners; l != NULL; l = l->next)
-		if (event_add(&l->event, NULL) < 0) {
+		if (l->accepts && event_add(&l->event, NULL) < 0) {
 			pause_accepting(server, ENOMEM);
 			return;
 		}
@@ -96,39 +106,76 @@ static void on_acceptable(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
-int server_listen(struct server *server, int fd, struct error *err)
+int server_add_socket(struct server *server, int fd, struct error *err)
 {
-	struct listener *listener = calloc(1, sizeof(*listener));
+	struct listener *listener = calloc(1, sizeof(*listener)), **last = &server->listeners;
 
 	if (server->resume == NULL)
 		server->resume = evtimer_new(server->base, on_resume, server);
 	if (listener == NULL || server->resume == NULL ||
 	    event_assign(&listener->event, server->base, fd, EV_READ | EV_PERSIST, on_acceptable,
-			 listener) < 0 ||
-	    event_add(&listener->event, NULL) < 0) {
+			 listener) < 0) {
 		free(listener);
-		return error_set(err, EXIT_FAILED, "cannot watch a listening socket");
+		return error_set(err, EXIT_FAILED, "no memory for a listening socket");
 	}
 	listener->fd = fd;
 	listener->server = server;
-	listener->next = server->listeners;
-	server->listeners = listener;
+	while (*last != NULL)
+		last = &(*last)->next;
+	*last = listener;
 	return 0;
 }
 
-void server_stop_accepting(struct server *server, bool empty_queue)
+static struct listener *find(const struct server *server, size_t number)
+{
+	struct listener *listener = server->listeners;
+
+	while (listener != NULL && number-- > 0)
+		listener = listener->next;
+	return listener;
+}
+
+int server_accept_on(struct server *server, size_t number, bool accept, struct error *err)
+{
+	struct listener *listener = find(server, number);
+
+	if (listener == NULL || listener->accepts == accept)
+		return 0;
+	/* During a pause nobody asks; its end looks at all of them. */
+	if (!server->paused &&
+	    (accept ? event_add(&listener->event, NULL) : event_del(&listener->event)) < 0)
+		return error_set(err, EXIT_FAILED, "cannot watch a listening socket");
+	listener->accepts = accept;
+	return 0;
+}
+
+void server_give_up(struct server *server, size_t number)
+{
+	struct listener *listener = find(server, number);
+
+	if (listener != NULL)
+		listener->given_up = true;
+}
+
+/* Bounded: a queue is never longer, but a flood could refill it for ever. */
+static void empty_queue(struct listener *listener)
+{
+	for (int i = 0; i < SERVER_QUEUE_MAX && accept_one(listener) > 0; i++)
+		;
+}
+
+void server_stop_accepting(struct server *server, bool all)
 {
 	struct listener *listener;
 
 	if (server->resume != NULL)
 		evtimer_del(server->resume);
+	counter_set(&server->counters->paused, 0);
 	while ((listener = server->listeners) != NULL) {
 		/* Before close: epoll keeps a socket that another process still holds. */
 		event_del(&listener->event);
-		/* Bounded: a queue is never longer, but a flood could refill it for ever. */
-		for (int i = 0; empty_queue && i < SERVER_QUEUE_MAX && accept_one(listener) > 0;
-		     i++)
-			;
+		if (all || listener->given_up)
+			empty_queue(listener);
 		/* Only now: an empty list and no connection would mean that all is done. */
 		server->listeners = listener->next;
 		close(listener->fd);

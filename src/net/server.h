@@ -38,14 +38,26 @@ struct server *server_new(struct event_base *base, const struct server_settings 
 /* Close everything and free it. */
 void server_free(struct server *server);
 
-/* Accept on this listening socket too, which the server owns from now on. Returns 0, or -1. */
-int server_listen(struct server *server, int fd, struct error *err);
+/*
+ * Take a listening socket, which the server owns from now on, without accepting on it. They are
+ * numbered from 0 in this order. Returns 0, or -1 without memory.
+ */
+int server_add_socket(struct server *server, int fd, struct error *err);
 
 /*
- * Stop accepting and close the listening sockets. `empty_queue`: first accept what waits there,
- * because no other process will.
+ * Accept on this socket, or no longer; a number that there is not is passed over. Returns 0, or -1
+ * without memory.
  */
-void server_stop_accepting(struct server *server, bool empty_queue);
+int server_accept_on(struct server *server, size_t number, bool accept, struct error *err);
+
+/* No other process will accept on this socket: its queue is emptied when accepting is stopped. */
+void server_give_up(struct server *server, size_t number);
+
+/*
+ * Stop accepting and close the listening sockets; the queues of those that are given up, or of
+ * `all`, are emptied first, because no other process will.
+ */
+void server_stop_accepting(struct server *server, bool all);
 
 /*
  * A polite end: what clients have sent is answered, a line half sent may still be finished, idle

@@ -19,9 +19,11 @@ struct evbuffer;
 
 struct listener {
 	struct event event;
-	struct listener *next;
+	struct listener *next; /* in the order of their numbers */
 	struct server *server;
 	int fd;
+	bool accepts;  /* when accepting is not paused */
+	bool given_up; /* by all others */
 };
 
 struct server {
@@ -34,7 +36,8 @@ struct server {
 	bool draining;
 	struct listener *listeners;
 	struct event *resume; /* accepting again after a pause */
-	int64_t pause_said;   /* when a pause was last logged */
+	bool paused;
+	int64_t pause_said; /* when a pause was last logged */
 	void (*idle)(void *arg);
 	void *idle_arg;
 };

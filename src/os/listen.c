@@ -127,6 +127,25 @@ int listen_start(int fd, const struct listen_options *options, struct error *err
 	return listen_error(&self, err);
 }
 
+bool listen_is_on(int fd)
+{
+	int on = 0;
+	socklen_t len = sizeof(on);
+
+	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) == 0 && on != 0;
+}
+
+unsigned listen_waiting(int fd)
+{
+	struct tcp_info info;
+	socklen_t len = sizeof(info);
+
+	/* Of a listening socket this is the length of its queue (tcp(7) does not say so). */
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 || info.tcpi_state != TCP_LISTEN)
+		return 0;
+	return info.tcpi_unacked;
+}
+
 bool listen_verify(int fd, const struct address *address, bool *listening)
 {
 	struct address self = {.len = sizeof(self.storage)};

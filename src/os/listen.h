@@ -35,6 +35,12 @@ int listen_set(int fd, const struct listen_options *options, struct error *err);
 /* Begin to listen, or change the backlog of a socket that listens. */
 int listen_start(int fd, const struct listen_options *options, struct error *err);
 
+/* Whether it listens: who shares the socket may have shut it down. */
+bool listen_is_on(int fd);
+
+/* How many connections wait to be accepted; 0 for a socket that does not listen. */
+unsigned listen_waiting(int fd);
+
 /* True when `fd` is a TCP socket bound to this address; `*listening` tells whether it listens. */
 bool listen_verify(int fd, const struct address *address, bool *listening);
 

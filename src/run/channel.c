@@ -37,8 +37,10 @@ int channel_receive(int fd, struct channel_message *message)
 	while (n < 0 && errno == EINTR);
 	if (n < 0 && errno == EAGAIN)
 		return 0;
+	if (n <= 0)
+		return -1;
 	if (n < (ssize_t)HEADER || message->len != (size_t)n - HEADER || message->type == 0 ||
 	    message->type >= CHANNEL_TYPES)
-		return -1;
+		return -2;
 	return 1;
 }

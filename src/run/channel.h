@@ -19,7 +19,6 @@ enum channel_type {
 	CHANNEL_UNSERVE, /* no longer: its own worker is back */
 	CHANNEL_GIVE_UP, /* nobody else will accept on socket `value`: empty its queue at the end */
 	CHANNEL_RETIRE, /* stop accepting, serve on; `value`: for so many ms at most, 0: no limit */
-	CHANNEL_RETIRE_LAST,
 	CHANNEL_DRAIN,	/* a polite end; `value`: within so many ms */
 	CHANNEL_QUIT,	/* end at once; a program: `value` ms after its stop_signal */
 	CHANNEL_PING,	/* a sign of life is asked for: one more in counters.heartbeat */
@@ -27,6 +26,7 @@ enum channel_type {
 	/* To the supervisor. */
 	CHANNEL_READY,	 /* "go" would be obeyed at once */
 	CHANNEL_FAILED,	 /* `text`: why the worker cannot serve; `value`: an exit code */
+	CHANNEL_RETIRED, /* CHANNEL_RETIRE was obeyed: it accepts no more */
 	CHANNEL_LOG,	 /* `text` for the log; `value`: its level */
 	CHANNEL_PROGRAM, /* a program was executed; `value`: its pid, to be shown and nothing else
 			  */
@@ -47,8 +47,10 @@ int channel_pair(int ends[2], struct error *err);
 /* Async-signal-safe. Returns 0, or -1 with errno; EAGAIN: the other side does not read. */
 int channel_send(int fd, enum channel_type type, int64_t value, const char *text, size_t len);
 
-/* Returns 1 with a message, 0 when there is none now, -1 at the end of the other side or on
- * nonsense. */
+/*
+ * Returns 1 with a message, 0 when there is none now, -1 at the end of the other side, -2 when it
+ * has sent nonsense.
+ */
 int channel_receive(int fd, struct channel_message *message);
 
 #endif

@@ -5,6 +5,7 @@
 #include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <jansson.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,11 +20,14 @@
 #include "run/restart.h"
 #include "run/status.h"
 #include "run/supervisor.h"
+#include "run/verbs.h"
 
-#define REQUEST_MAX	  4096 /* bytes */
-#define REQUEST_TIME	  5    /* seconds for a whole request, and for taking its reply */
-#define CLIENTS_MAX	  16
+#define REQUEST_MAX	  16384 /* bytes */
+#define REQUEST_TIME	  5	/* seconds for a whole request, and for taking its reply */
+#define CLIENTS_MAX	  16	/* that ask, or take their reply */
+#define WAITING_MAX	  128	/* with those that wait for something to happen */
 #define PAUSE_MS	  100
+#define DISCARDED_MAX	  1048576 /* bytes */
 #define CONTROL_MODE_MASK 0177
 
 struct client {
@@ -31,8 +35,10 @@ struct client {
 	struct control *control;
 	struct bufferevent *bev;
 	struct event *deadline;
-	uint64_t waits_for; /* the number of a restart; 0: none */
-	bool answered;	    /* the connection ends when the reply is out */
+	uint64_t waits_for;	   /* the number of a restart; 0: none */
+	struct verb_answer awaits; /* what a service shall become; its await 0: nothing */
+	json_t *later;		   /* owned: a request for when no generation is getting ready */
+	bool answered;		   /* the connection ends when the reply is out */
 };
 
 struct control {
@@ -55,17 +61,29 @@ static void client_free(struct client *client)
 	client->control->client_count--;
 	event_free(client->deadline);
 	bufferevent_free(client->bev); /* closes the socket */
+	json_decref(client->later);
 	free(client);
+}
+
+/* Its answer comes when something has happened: that has limits of its own. */
+static bool is_waiting(const struct client *client)
+{
+	return client->waits_for != 0 || client->awaits.await != AWAIT_NOTHING ||
+	       client->later != NULL;
 }
 
 static void answer(struct client *client, json_t *reply)
 {
-	char *text = reply == NULL ? NULL : json_dumps(reply, JSON_COMPACT);
+	char *text =
+		reply == NULL ? NULL : json_dumps(reply, JSON_COMPACT | JSON_REAL_PRECISION(9));
 	struct evbuffer *output = bufferevent_get_output(client->bev);
 	struct timeval limit = {REQUEST_TIME, 0};
 
 	json_decref(reply);
 	client->waits_for = 0;
+	client->awaits.await = AWAIT_NOTHING;
+	json_decref(client->later);
+	client->later = NULL;
 	client->answered = true;
 	bufferevent_disable(client->bev, EV_READ);
 	evtimer_add(client->deadline, &limit);
@@ -112,26 +130,69 @@ static void await_restart(struct client *client)
 		evtimer_del(client->deadline); /* a restart has its own limits */
 }
 
-static void obey(struct client *client, const char *line, size_t len)
+/* The outcome of an order about a service, now or later. */
+static void answer_verb(struct client *client, struct verb_answer *given)
 {
-	json_error_t error;
-	json_t *request = json_loadb(line, len, JSON_REJECT_DUPLICATES, &error);
+	if (given->await != AWAIT_NOTHING) {
+		client->awaits = *given;
+		evtimer_del(client->deadline);
+	} else if (given->reply != NULL) {
+		answer(client, given->reply);
+	} else {
+		answer_error(client, given->error.code, given->error.text);
+	}
+}
+
+/* Returns false when there is no such verb. */
+static bool obey_verb(struct client *client, const char *verb, json_t *request)
+{
+	struct verb_answer given = {0};
+	bool later;
+
+	if (!verbs_obey(client->control->supervisor, verb, request, &given, &later))
+		return false;
+	if (later) {
+		client->later = json_incref(request);
+		evtimer_del(client->deadline);
+	} else {
+		answer_verb(client, &given);
+	}
+	return true;
+}
+
+static void obey_request(struct client *client, json_t *request)
+{
 	const char *verb = json_string_value(json_object_get(request, "verb"));
 	char text[256];
 
-	if (request == NULL) {
-		snprintf(text, sizeof(text), "the request is not JSON: %s", error.text);
-		answer_error(client, EXIT_USAGE, text);
-	} else if (verb == NULL) {
+	if (verb == NULL) {
 		answer_error(client, EXIT_USAGE,
 			     "the request names no verb, as in {\"verb\":\"status\"}");
 	} else if (strcmp(verb, "status") == 0) {
 		answer(client, status_json(client->control->supervisor));
 	} else if (strcmp(verb, "await-restart") == 0) {
 		await_restart(client);
+	} else if (!obey_verb(client, verb, request)) {
+		snprintf(
+			text, sizeof(text),
+			"there is no verb '%.64s'; known are status, ps, await-restart, start, stop, "
+			"kill, add and remove",
+			verb);
+		answer_error(client, EXIT_USAGE, text);
+	}
+}
+
+static void obey(struct client *client, const char *line, size_t len)
+{
+	json_error_t error;
+	json_t *request = json_loadb(line, len, JSON_REJECT_DUPLICATES, &error);
+	char text[256];
+
+	if (request == NULL) {
+		snprintf(text, sizeof(text), "the request is not JSON: %s", error.text);
+		answer_error(client, EXIT_USAGE, text);
 	} else {
-		answer_error(client, EXIT_USAGE,
-			     "there is no such verb; known are status and await-restart");
+		obey_request(client, request);
 	}
 	json_decref(request);
 }
@@ -143,23 +204,45 @@ static void on_read(struct bufferevent *bev, void *arg)
 	size_t len;
 	char *line;
 
-	if (client->answered || client->waits_for != 0)
+	if (client->answered || is_waiting(client))
 		return;
 	line = evbuffer_readln(input, &len, EVBUFFER_EOL_LF);
 	if (line != NULL)
 		obey(client, line, len);
 	else if (evbuffer_get_length(input) >= REQUEST_MAX)
-		answer_error(client, EXIT_USAGE, "the request is longer than 4096 bytes");
+		answer_error(client, EXIT_USAGE, "the request is longer than 16384 bytes");
 	free(line);
+}
+
+/*
+ * What a client has sent beyond its answer: a close with unread bytes would end its reading with
+ * ECONNRESET in place of the end of file. Bounded: one that goes on sending has itself to blame.
+ */
+static void discard_input(int fd)
+{
+	char rest[4096];
+
+	for (int i = 0; i < DISCARDED_MAX / (int)sizeof(rest); i++)
+		if (recv(fd, rest, sizeof(rest), MSG_DONTWAIT) <= 0)
+			return;
 }
 
 static void on_written(struct bufferevent *bev, void *arg)
 {
 	struct client *client = arg;
 
-	(void)bev;
-	if (client->answered)
-		client_free(client);
+	if (!client->answered)
+		return;
+	discard_input(bufferevent_getfd(bev));
+	client_free(client);
+}
+
+/* A Unix socket whose other end is closed says so; one that was only shut down does not. */
+static bool has_gone(int fd)
+{
+	struct pollfd state = {.fd = fd};
+
+	return poll(&state, 1, 0) > 0 && (state.revents & (POLLHUP | POLLERR)) != 0;
 }
 
 static void on_end(struct bufferevent *bev, short what, void *arg)
@@ -168,7 +251,7 @@ static void on_end(struct bufferevent *bev, short what, void *arg)
 
 	/* A client that only shut down its sending side still wants its reply. */
 	if ((what & BEV_EVENT_EOF) && !(what & BEV_EVENT_ERROR) &&
-	    (client->answered || client->waits_for != 0)) {
+	    (client->answered || is_waiting(client)) && !has_gone(bufferevent_getfd(bev))) {
 		bufferevent_disable(bev, EV_READ);
 		return;
 	}
@@ -255,6 +338,31 @@ static bool is_at(const char *path, dev_t device, ino_t inode)
 	       st.st_ino == inode;
 }
 
+static bool is_full(const struct control *control)
+{
+	const struct client *client;
+	unsigned busy = 0;
+
+	TAILQ_FOREACH (client, &control->clients, link)
+		busy += !is_waiting(client);
+	return busy > CLIENTS_MAX || control->client_count > WAITING_MAX;
+}
+
+/*
+ * Who has to go when there are too many: the one that has been silent for longest, or sends its
+ * request slowest. Otherwise a few connections that say nothing would keep everybody out. Who waits
+ * for an outcome stays.
+ */
+static struct client *longest_silent(struct control *control, struct client *newest)
+{
+	struct client *client;
+
+	TAILQ_FOREACH (client, &control->clients, link)
+		if (!client->answered && !is_waiting(client))
+			return client;
+	return newest;
+}
+
 static void on_accept(evutil_socket_t listener, short what, void *arg)
 {
 	struct control *control = arg;
@@ -282,10 +390,10 @@ static void on_accept(evutil_socket_t listener, short what, void *arg)
 	client = client_new(control, fd);
 	if (client == NULL)
 		return;
-	if (control->client_count > CLIENTS_MAX)
-		answer_error(client, EXIT_FAILED, "too many control clients at once; try again");
-	else
-		bufferevent_enable(client->bev, EV_READ);
+	bufferevent_enable(client->bev, EV_READ);
+	if (is_full(control))
+		answer_error(longest_silent(control, client), EXIT_FAILED,
+			     "too many control clients at once; try again");
 }
 
 /* A file of this name: nothing, a stale socket (removed), or a reason to give up. */
@@ -421,16 +529,43 @@ void control_close(struct control *control)
 	free(control);
 }
 
+/* No generation is getting ready any more: obey what had to wait for that. */
+static void obey_later(struct client *client)
+{
+	json_t *request = client->later;
+
+	client->later = NULL;
+	obey_request(client, request);
+	json_decref(request);
+}
+
 void control_restart_ended(struct control *control)
 {
 	struct client *client;
 
 	if (control == NULL)
 		return;
-	TAILQ_FOREACH (client, &control->clients, link)
+	TAILQ_FOREACH (client, &control->clients, link) {
 		if (client->waits_for != 0 &&
 		    client->waits_for <= control->supervisor->restart.ended)
 			answer_restart(client);
+		if (client->later != NULL)
+			obey_later(client);
+	}
+}
+
+void control_children_changed(struct control *control)
+{
+	struct client *client;
+
+	if (control == NULL || control->supervisor->current == NULL)
+		return;
+	TAILQ_FOREACH (client, &control->clients, link) {
+		struct verb_answer given = client->awaits;
+
+		if (given.await != AWAIT_NOTHING && verbs_known(control->supervisor, &given))
+			answer_verb(client, &given);
+	}
 }
 
 void control_stopping(struct control *control)
@@ -440,7 +575,7 @@ void control_stopping(struct control *control)
 	if (control == NULL)
 		return;
 	TAILQ_FOREACH (client, &control->clients, link)
-		if (client->waits_for != 0)
+		if (is_waiting(client))
 			answer_error(client, EXIT_FAILED, "the daemon is stopping");
 }
 
@@ -466,6 +601,8 @@ int control_collect(struct control *control, struct handover *handover, struct e
 		*to = (struct handover_client){
 			.fd = bufferevent_getfd(client->bev),
 			.waits_for = client->waits_for,
+			.awaits = client->awaits.await,
+			.service = client->awaits.service,
 			.input_len = evbuffer_get_length(input),
 			.output_len = evbuffer_get_length(output),
 		};
@@ -503,7 +640,12 @@ static void adopt_client(struct control *control, const struct handover_client *
 	if (client == NULL)
 		return;
 	client->waits_for = from->waits_for;
-	if (from->waits_for != 0)
+	if (from->awaits < AWAITS && from->service != NULL) {
+		client->awaits.await = (enum await)from->awaits;
+		snprintf(client->awaits.service, sizeof(client->awaits.service), "%s",
+			 from->service);
+	}
+	if (is_waiting(client))
 		evtimer_del(client->deadline);
 	/* A bufferevent lets only itself add to its input. */
 	evbuffer_unfreeze(bufferevent_get_input(client->bev), 0);
@@ -515,6 +657,12 @@ static void adopt_client(struct control *control, const struct handover_client *
 		bufferevent_write(client->bev, from->output, from->output_len);
 	}
 	on_read(client->bev, client); /* a whole request may have been waiting */
+}
+
+static void close_clients(const struct handover *handover)
+{
+	for (size_t i = 0; i < handover->client_count; i++)
+		close(handover->clients[i].fd);
 }
 
 struct control *control_adopt(struct supervisor *supervisor, const char *path,
@@ -531,6 +679,8 @@ struct control *control_adopt(struct supervisor *supervisor, const char *path,
 	    !listens) {
 		error_set(err, EXIT_FAILED, "the handed-over control socket is not the one of %s",
 			  path);
+		close(handover->control);
+		close_clients(handover);
 		return NULL;
 	}
 	if (is_at(path, handover->control_device, handover->control_inode)) {
@@ -540,7 +690,10 @@ struct control *control_adopt(struct supervisor *supervisor, const char *path,
 		log_warning("the control socket %s has been removed: a new one is bound", path);
 		control = control_open(supervisor, path, err);
 	}
+	if (control == NULL)
+		close_clients(handover);
 	for (size_t i = 0; control != NULL && i < handover->client_count; i++)
 		adopt_client(control, &handover->clients[i]);
+	control_children_changed(control);
 	return control;
 }

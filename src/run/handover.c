@@ -5,10 +5,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "run/child.h"
 #include "run/launch.h"
 
-#define MAGIC	    UINT64_C(0x6563686f64484f31) /* "echodHO1" */
-#define MAX_ENTRIES 1000000
+#define MAGIC	      UINT64_C(0x6563686f64484f31) /* "echodHO1" */
+#define MAX_ENTRIES   1000000
+#define MAX_TEXTS     100000
+#define MAX_SIGNAL    64
+#define MAX_EXIT_CODE 255
 
 static void put_fd(struct blob_writer *writer, int fd)
 {
@@ -45,6 +49,100 @@ static void get_privileges(struct blob_reader *reader, struct privileges *privil
 	free(user);
 }
 
+static void put_texts(struct blob_writer *writer, char *const *texts)
+{
+	size_t n = 0;
+
+	while (texts != NULL && texts[n] != NULL)
+		n++;
+	blob_put_u64(writer, n);
+	for (size_t i = 0; i < n; i++)
+		blob_put_text(writer, texts[i]);
+}
+
+/* NULL at the end; NULL for none. */
+static char **get_texts(struct blob_reader *reader)
+{
+	size_t n = blob_get_count(reader, MAX_TEXTS);
+	char **texts = n == 0 ? NULL : calloc(n + 1, sizeof(*texts));
+
+	if (n > 0 && texts == NULL)
+		reader->failed = true;
+	for (size_t i = 0; i < n && !reader->failed; i++)
+		texts[i] = blob_get_text(reader);
+	return texts;
+}
+
+static void free_texts(char **texts)
+{
+	for (size_t i = 0; texts != NULL && texts[i] != NULL; i++)
+		free(texts[i]);
+	free(texts);
+}
+
+/* A text that may be missing. */
+static void put_optional(struct blob_writer *writer, const char *text)
+{
+	blob_put_u64(writer, text != NULL);
+	if (text != NULL)
+		blob_put_text(writer, text);
+}
+
+static char *get_optional(struct blob_reader *reader)
+{
+	return blob_get_count(reader, 1) != 0 ? blob_get_text(reader) : NULL;
+}
+
+static void put_total(struct blob_writer *writer, const struct counters_total *total)
+{
+	blob_put_bytes(writer, total, sizeof(*total));
+}
+
+/* A version that counts more, or less, reads what both know. */
+static void get_total(struct blob_reader *reader, struct counters_total *total)
+{
+	size_t len;
+	const void *bytes = blob_get_bytes(reader, &len);
+
+	if (bytes != NULL)
+		memcpy(total, bytes, len < sizeof(*total) ? len : sizeof(*total));
+}
+
+static bool get_bool(struct blob_reader *reader)
+{
+	return blob_get_count(reader, 1) != 0;
+}
+
+static void put_service(struct blob_writer *writer, const struct handover_service *service)
+{
+	blob_put_text(writer, service->name);
+	blob_put_u64(writer, service->places);
+	blob_put_u64(writer, service->stopped);
+	put_privileges(writer, &service->privileges);
+	put_total(writer, &service->ended);
+	blob_put_u64(writer, service->restarts);
+	blob_put_u64(writer, service->added);
+	put_texts(writer, service->command);
+	put_optional(writer, service->user);
+	put_optional(writer, service->restart);
+}
+
+static void get_service(struct blob_reader *reader, struct handover_service *service)
+{
+	service->name = blob_get_text(reader);
+	service->places = (unsigned)blob_get_count(reader, MAX_ENTRIES);
+	service->stopped = get_bool(reader);
+	get_privileges(reader, &service->privileges);
+	get_total(reader, &service->ended);
+	service->restarts = blob_get_u64(reader);
+	service->added = get_bool(reader);
+	service->command = get_texts(reader);
+	service->user = get_optional(reader);
+	service->restart = get_optional(reader);
+	if (service->places == 0 || (service->added && service->command == NULL))
+		reader->failed = true;
+}
+
 static void put_socket(struct blob_writer *writer, const struct handover_socket *socket)
 {
 	put_fd(writer, socket->fd);
@@ -56,20 +154,37 @@ static void put_socket(struct blob_writer *writer, const struct handover_socket 
 static void put_child(struct blob_writer *writer, const struct handover_child *child)
 {
 	blob_put_u64(writer, (uint64_t)child->pid);
+	blob_put_u64(writer, (uint64_t)child->program);
 	put_fd(writer, child->channel);
 	put_fd(writer, child->counters);
 	blob_put_text(writer, child->service);
 	blob_put_u64(writer, child->index);
+	blob_put_u64(writer, child->kind);
 	blob_put_u64(writer, child->generation);
 	blob_put_u64(writer, child->state);
+	blob_put_u64(writer, child->in_place);
 	blob_put_u64(writer, child->ready);
-	blob_put_u64(writer, (uint64_t)child->started_at);
+	blob_put_u64(writer, (uint64_t)child->killed);
+	blob_put_u64(writer, (uint64_t)child->killed_at);
+	blob_put_u64(writer, child->condemned);
+	blob_put_u64(writer, child->start_again);
+	blob_put_u64(writer, child->ended);
+	blob_put_u64(writer, (uint32_t)child->status);
+	blob_put_u64(writer, (uint64_t)child->failure_code);
+	blob_put_u64(writer, (uint64_t)child->since);
+	blob_put_u64(writer, (uint64_t)child->due);
+	blob_put_u64(writer, child->failures);
+	blob_put_u64(writer, child->restarts);
+	blob_put_u64(writer, (uint64_t)child->stop_timeout);
+	blob_put_text(writer, child->text);
 }
 
 static void put_client(struct blob_writer *writer, const struct handover_client *client)
 {
 	put_fd(writer, client->fd);
 	blob_put_u64(writer, client->waits_for);
+	blob_put_u64(writer, client->awaits);
+	put_optional(writer, client->service);
 	blob_put_bytes(writer, client->input, client->input_len);
 	blob_put_bytes(writer, client->output, client->output_len);
 }
@@ -96,14 +211,19 @@ void handover_pack(const struct handover *handover, struct blob_writer *writer)
 	blob_put_u64(writer, (uint64_t)handover->since);
 	put_files(writer, handover);
 	blob_put_u64(writer, handover->generation);
-	put_privileges(writer, &handover->privileges);
+	blob_put_u64(writer, handover->nofile.rlim_cur);
+	blob_put_u64(writer, handover->nofile.rlim_max);
 	blob_put_u64(writer, handover->restarts_begun);
 	blob_put_u64(writer, handover->restarts_ended);
 	blob_put_u64(writer, handover->restarts_failed);
 	blob_put_u64(writer, handover->again);
 	blob_put_u64(writer, handover->had_terminal);
-	blob_put_bytes(writer, &handover->ended, sizeof(handover->ended));
+	blob_put_u64(writer, handover->has_orphans);
+	put_total(writer, &handover->ended);
 	conf_source_pack(handover->source, writer);
+	blob_put_u64(writer, handover->service_count);
+	for (size_t i = 0; i < handover->service_count; i++)
+		put_service(writer, &handover->services[i]);
 	blob_put_u64(writer, handover->socket_count);
 	for (size_t i = 0; i < handover->socket_count; i++)
 		put_socket(writer, &handover->sockets[i]);
@@ -132,18 +252,43 @@ static void get_socket(struct blob_reader *reader, struct handover_socket *socke
 	socket->address.len = (socklen_t)len;
 }
 
+/* What both images may not doubt: a process has its descriptors, and no other record has any. */
+static bool is_consistent(const struct handover_child *child)
+{
+	bool process = child->pid > 1;
+
+	return (process || child->pid == 0) && (child->channel >= 0) == process &&
+	       (child->counters >= 0) == process && child->program >= 0 &&
+	       child->program <= INT32_MAX && child->pid <= INT32_MAX;
+}
+
 static void get_child(struct blob_reader *reader, struct handover_child *child)
 {
 	child->pid = (int64_t)blob_get_u64(reader);
+	child->program = (int64_t)blob_get_u64(reader);
 	child->channel = get_fd(reader);
 	child->counters = get_fd(reader);
 	child->service = blob_get_text(reader);
 	child->index = (unsigned)blob_get_count(reader, MAX_ENTRIES);
+	child->kind = (unsigned)blob_get_count(reader, CHILD_PROGRAM);
 	child->generation = blob_get_u64(reader);
-	child->state = (unsigned)blob_get_count(reader, 3);
-	child->ready = blob_get_count(reader, 1) != 0;
-	child->started_at = (int64_t)blob_get_u64(reader);
-	if (child->pid <= 1)
+	child->state = (unsigned)blob_get_count(reader, CHILD_STATES - 1);
+	child->in_place = get_bool(reader);
+	child->ready = get_bool(reader);
+	child->killed = (int)blob_get_count(reader, MAX_SIGNAL);
+	child->killed_at = (int64_t)blob_get_u64(reader);
+	child->condemned = get_bool(reader);
+	child->start_again = get_bool(reader);
+	child->ended = get_bool(reader);
+	child->status = (int)(uint32_t)blob_get_count(reader, UINT32_MAX);
+	child->failure_code = (int)blob_get_count(reader, MAX_EXIT_CODE);
+	child->since = (int64_t)blob_get_u64(reader);
+	child->due = (int64_t)blob_get_u64(reader);
+	child->failures = (unsigned)blob_get_count(reader, UINT32_MAX);
+	child->restarts = blob_get_u64(reader);
+	child->stop_timeout = (int64_t)blob_get_u64(reader);
+	child->text = blob_get_text(reader);
+	if (!is_consistent(child))
 		reader->failed = true;
 }
 
@@ -165,6 +310,8 @@ static void get_client(struct blob_reader *reader, struct handover_client *clien
 {
 	client->fd = get_fd(reader);
 	client->waits_for = blob_get_u64(reader);
+	client->awaits = (unsigned)blob_get_count(reader, UINT32_MAX);
+	client->service = get_optional(reader);
 	client->input = get_copy(reader, &client->input_len);
 	client->output = get_copy(reader, &client->output_len);
 }
@@ -190,9 +337,6 @@ static void *get_list(struct blob_reader *reader, size_t size, size_t *count)
 
 static void get_body(struct blob_reader *reader, struct handover *handover)
 {
-	const void *ended;
-	size_t len;
-
 	handover->since = (int64_t)blob_get_u64(reader);
 	handover->pidfile.fd = get_fd(reader);
 	handover->pidfile.device = (dev_t)blob_get_u64(reader);
@@ -204,18 +348,20 @@ static void get_body(struct blob_reader *reader, struct handover *handover)
 	handover->control_inode = (ino_t)blob_get_u64(reader);
 	handover->control_path = blob_get_text(reader);
 	handover->generation = blob_get_u64(reader);
-	get_privileges(reader, &handover->privileges);
+	handover->nofile.rlim_cur = blob_get_u64(reader);
+	handover->nofile.rlim_max = blob_get_u64(reader);
 	handover->restarts_begun = blob_get_u64(reader);
 	handover->restarts_ended = blob_get_u64(reader);
 	handover->restarts_failed = blob_get_u64(reader);
-	handover->again = blob_get_count(reader, 1) != 0;
-	handover->had_terminal = blob_get_count(reader, 1) != 0;
-	/* A version that counts more, or less, reads what both know. */
-	ended = blob_get_bytes(reader, &len);
-	if (ended != NULL)
-		memcpy(&handover->ended, ended,
-		       len < sizeof(handover->ended) ? len : sizeof(handover->ended));
+	handover->again = get_bool(reader);
+	handover->had_terminal = get_bool(reader);
+	handover->has_orphans = get_bool(reader);
+	get_total(reader, &handover->ended);
 	handover->source = conf_source_unpack(reader);
+	handover->services =
+		get_list(reader, sizeof(*handover->services), &handover->service_count);
+	for (size_t i = 0; i < handover->service_count; i++)
+		get_service(reader, &handover->services[i]);
 	handover->sockets = get_list(reader, sizeof(*handover->sockets), &handover->socket_count);
 	for (size_t i = 0; i < handover->socket_count; i++)
 		get_socket(reader, &handover->sockets[i]);
@@ -249,14 +395,24 @@ int handover_unpack(struct handover *handover, const void *data, size_t len, str
 
 void handover_free(struct handover *handover)
 {
+	for (size_t i = 0; i < handover->service_count; i++) {
+		free(handover->services[i].name);
+		free_texts(handover->services[i].command);
+		free(handover->services[i].user);
+		free(handover->services[i].restart);
+	}
 	for (size_t i = 0; i < handover->socket_count; i++)
 		free(handover->sockets[i].service);
-	for (size_t i = 0; i < handover->child_count; i++)
+	for (size_t i = 0; i < handover->child_count; i++) {
 		free(handover->children[i].service);
+		free(handover->children[i].text);
+	}
 	for (size_t i = 0; i < handover->client_count; i++) {
+		free(handover->clients[i].service);
 		free(handover->clients[i].input);
 		free(handover->clients[i].output);
 	}
+	free(handover->services);
 	free(handover->sockets);
 	free(handover->children);
 	free(handover->clients);

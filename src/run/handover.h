@@ -1,13 +1,14 @@
 /*
  * What the image of the supervisor that ends hands to the one that begins (a restart in place):
  * numbers of descriptors, and what each of them is. This part only writes and reads it;
- * run/restart.c fills it in and run/supervisor.c takes it over, checking each descriptor.
+ * run/restart.c fills it in and run/resume.c takes it over, checking each descriptor.
  */
 #ifndef ECHOD_RUN_HANDOVER_H
 #define ECHOD_RUN_HANDOVER_H
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/resource.h>
 
 #include "base/addr.h"
 #include "base/blob.h"
@@ -17,6 +18,20 @@
 #include "os/pidfile.h"
 #include "os/privileges.h"
 
+/* What a service knows beyond its configuration. */
+struct handover_service {
+	char *name;
+	unsigned places;
+	bool stopped;
+	struct privileges privileges;
+	struct counters_total ended;
+	uint64_t restarts;
+	bool added; /* at run time: then what it was added with follows */
+	char **command;
+	char *user;    /* NULL: not said */
+	char *restart; /* NULL: not said */
+};
+
 struct handover_socket {
 	int fd;
 	char *service;
@@ -24,22 +39,40 @@ struct handover_socket {
 	struct address address;
 };
 
+/* The same fields as in struct child. */
 struct handover_child {
-	int64_t pid;
-	int channel;
-	int counters;
+	int64_t pid; /* 0: no process */
+	int64_t program;
+	int channel;  /* -1 without a process */
+	int counters; /* the same */
 	char *service;
 	unsigned index;
+	unsigned kind; /* enum child_kind */
 	uint64_t generation;
 	unsigned state; /* enum child_state */
+	bool in_place;	/* of the service with its name */
 	bool ready;
-	int64_t started_at;
+	int killed;
+	int64_t killed_at;
+	bool condemned;
+	bool start_again;
+	bool ended;
+	int status;
+	int failure_code;
+	int64_t since;
+	int64_t due;
+	unsigned failures;
+	uint64_t restarts;
+	int64_t stop_timeout;
+	char *text;
 };
 
 /* A client of the control socket, in the middle of something. */
 struct handover_client {
 	int fd;
 	uint64_t waits_for;   /* the number of the restart whose outcome it waits for; 0: none */
+	unsigned awaits;      /* enum await: what shall become of a service; 0: nothing */
+	char *service;	      /* which one */
 	unsigned char *input; /* received and not yet understood */
 	size_t input_len;
 	unsigned char *output; /* not yet sent */
@@ -56,14 +89,17 @@ struct handover {
 	ino_t control_inode;
 	char *control_path;
 	uint64_t generation;
-	struct privileges privileges;
+	struct rlimit nofile; /* of the launch */
 	uint64_t restarts_begun;
 	uint64_t restarts_ended;
 	uint64_t restarts_failed;
 	bool again;
 	bool had_terminal;
+	bool has_orphans;
 	struct counters_total ended;
 	struct conf_source *source;
+	struct handover_service *services;
+	size_t service_count;
 	struct handover_socket *sockets;
 	size_t socket_count;
 	struct handover_child *children;

@@ -26,7 +26,7 @@ bool launch_sets_nice(const struct launch *launch, const struct conf *conf);
  * The form of what one process image hands to the next. A trial run of a new executable is asked
  * whether it accepts it, so a binary with another form is refused before anything happens.
  */
-#define HANDOVER_VERSION 1
+#define HANDOVER_VERSION 2
 
 /* What the trial must print: another program that happens to exit with 0 is not executed. */
 #define HANDOVER_ACCEPTED "the hand-over is accepted"

@@ -336,61 +336,123 @@ void restart_abandon(struct supervisor *supervisor)
 
 /* ---- The hand-over -------------------------------------------------------------------------- */
 
-/* Fills lists with borrowed pointers: everything stays where it is if execve fails. */
-static int collect(struct supervisor *supervisor, struct handover *handover, struct error *err)
+/* All lists hold borrowed pointers: everything stays where it is if execve fails. */
+static int make_lists(const struct supervisor *supervisor, struct handover *handover,
+		      struct error *err)
 {
-	struct generation *current = supervisor->current;
-	struct child *child;
-	size_t children = 0;
+	size_t services = 0, sockets = 0, children = 0;
+	const struct service *service;
+	const struct child *child;
 
-	TAILQ_FOREACH (child, &supervisor->children, link)
-		children++;
-	handover->sockets = calloc(current->socket_count + 1, sizeof(*handover->sockets));
-	handover->children = calloc(children + 1, sizeof(*handover->children));
-	if (handover->sockets == NULL || handover->children == NULL)
-		return error_errno(err, "cannot prepare the hand-over");
-	for (size_t i = 0; i < current->socket_count; i++) {
-		const struct generation_socket *socket = &current->sockets[i];
-
-		handover->sockets[handover->socket_count++] = (struct handover_socket){
-			.fd = socket->entry->fd,
-			.service = current->conf->services[socket->service].name,
-			.number = socket->number,
-			.address = socket->entry->address,
-		};
+	TAILQ_FOREACH (service, &supervisor->current->services, link) {
+		services++;
+		sockets += service->socket_count;
 	}
 	TAILQ_FOREACH (child, &supervisor->children, link)
-		handover->children[handover->child_count++] = (struct handover_child){
-			.pid = child->pid,
-			.channel = child->channel,
-			.counters = child->counters_fd,
-			.service = child->service,
-			.index = child->index,
-			.generation = child->generation,
-			.state = child->state,
-			.ready = child->ready,
-			.started_at = child->started_at,
+		children++;
+	handover->services = calloc(services + 1, sizeof(*handover->services));
+	handover->sockets = calloc(sockets + 1, sizeof(*handover->sockets));
+	handover->children = calloc(children + 1, sizeof(*handover->children));
+	if (handover->services == NULL || handover->sockets == NULL || handover->children == NULL)
+		return error_errno(err, "cannot prepare the hand-over");
+	return 0;
+}
+
+static void collect_service(const struct service *service, struct handover *handover)
+{
+	struct handover_service *to = &handover->services[handover->service_count++];
+
+	*to = (struct handover_service){
+		.name = service->conf->name,
+		.places = service->slot_count,
+		.stopped = service->stopped,
+		.privileges = service->privileges,
+		.ended = service->ended,
+		.restarts = service->restarts,
+		.added = service->added != NULL,
+	};
+	if (to->added) {
+		to->command = service->conf->command;
+		to->user = service->conf->user;
+		to->restart = service->conf->restart;
+	}
+	for (size_t i = 0; i < service->socket_count; i++) {
+		const struct socket_entry *entry = service->sockets[i].entry;
+
+		handover->sockets[handover->socket_count++] = (struct handover_socket){
+			.fd = entry->fd,
+			.service = service->conf->name,
+			.number = entry->number,
+			.address = entry->address,
 		};
+	}
+}
+
+static void collect_child(struct child *child, struct handover *handover)
+{
+	handover->children[handover->child_count++] = (struct handover_child){
+		.pid = child->pid,
+		.program = child->program,
+		.channel = child->channel,
+		.counters = child->counters_fd,
+		.service = child->service_name,
+		.index = child->index,
+		.kind = child->kind,
+		.generation = child->generation,
+		.state = child->state,
+		.in_place = child->service != NULL,
+		.ready = child->ready,
+		.killed = child->killed,
+		.killed_at = child->killed_at,
+		.condemned = child->condemned,
+		.start_again = child->start_again,
+		.ended = child->ended,
+		.status = child->status,
+		.failure_code = child->failure_code,
+		.since = child->since,
+		.due = child->due,
+		.failures = child->failures,
+		.restarts = child->restarts,
+		.stop_timeout = child->stop_timeout,
+		.text = child->text,
+	};
+}
+
+static int collect(struct supervisor *supervisor, struct handover *handover, struct error *err)
+{
+	const struct service *service;
+	struct child *child;
+
+	if (make_lists(supervisor, handover, err) < 0)
+		return -1;
+	TAILQ_FOREACH (service, &supervisor->current->services, link)
+		collect_service(service, handover);
+	TAILQ_FOREACH (child, &supervisor->children, link)
+		collect_child(child, handover);
 	return control_collect(supervisor->control, handover, err);
+}
+
+static void set_one_inherited(int fd, bool inherited)
+{
+	if (fd >= 0)
+		fds_set_cloexec(fd, !inherited);
 }
 
 /* Close-on-exec off for what is handed over, or on again when the execve has failed. */
 static void set_inherited(const struct handover *handover, int blob, bool inherited)
 {
-	fds_set_cloexec(blob, !inherited);
-	fds_set_cloexec(handover->pidfile.fd, !inherited);
-	if (handover->control >= 0)
-		fds_set_cloexec(handover->control, !inherited);
-	if (handover->log >= 0)
-		fds_set_cloexec(handover->log, !inherited);
+	set_one_inherited(blob, inherited);
+	set_one_inherited(handover->pidfile.fd, inherited);
+	set_one_inherited(handover->control, inherited);
+	set_one_inherited(handover->log, inherited);
 	for (size_t i = 0; i < handover->socket_count; i++)
-		fds_set_cloexec(handover->sockets[i].fd, !inherited);
+		set_one_inherited(handover->sockets[i].fd, inherited);
 	for (size_t i = 0; i < handover->child_count; i++) {
-		fds_set_cloexec(handover->children[i].channel, !inherited);
-		fds_set_cloexec(handover->children[i].counters, !inherited);
+		set_one_inherited(handover->children[i].channel, inherited);
+		set_one_inherited(handover->children[i].counters, inherited);
 	}
 	for (size_t i = 0; i < handover->client_count; i++)
-		fds_set_cloexec(handover->clients[i].fd, !inherited);
+		set_one_inherited(handover->clients[i].fd, inherited);
 }
 
 static int write_blob(const struct handover *handover, struct error *err)
@@ -438,12 +500,13 @@ static int hand_over(struct supervisor *supervisor, struct error *err)
 		.log = logtarget_fd() > STDERR_FILENO ? logtarget_fd() : -1,
 		.control_path = supervisor->current->conf->control,
 		.generation = supervisor->current->number,
-		.privileges = supervisor->current->privileges,
+		.nofile = supervisor->nofile,
 		.restarts_begun = supervisor->restart.begun,
 		.restarts_ended = supervisor->restart.ended,
 		.restarts_failed = supervisor->restart.failed,
 		.again = supervisor->restart.again,
 		.had_terminal = supervisor->had_terminal,
+		.has_orphans = supervisor->has_orphans,
 		.ended = supervisor->ended,
 		.source = supervisor->current->source,
 	};
@@ -468,6 +531,7 @@ static int hand_over(struct supervisor *supervisor, struct error *err)
 	supervisor->restart.again = handover.again;
 	signals_unblock();
 	control_uncollect(&handover);
+	free(handover.services);
 	free(handover.sockets);
 	free(handover.children);
 	return -1;

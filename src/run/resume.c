@@ -7,12 +7,14 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/logtarget.h"
 #include "os/fds.h"
 #include "os/memory_file.h"
 #include "run/control.h"
 #include "run/handover.h"
+#include "run/lifecycle.h"
 #include "run/signals.h"
 #include "run/supervisor.h"
 
@@ -65,63 +67,128 @@ static int *handed_over_fds(const struct handover *handover, size_t *count)
 	return fds;
 }
 
-static void adopt_sockets(struct supervisor *supervisor, const struct handover *handover)
+static void adopt_service(struct generation *current, const struct handover_service *from)
 {
-	struct generation *current = supervisor->current;
+	struct service *service = generation_service(current, from->name);
 	struct error err = {0};
 
-	for (size_t i = 0; i < handover->socket_count; i++) {
-		const struct handover_socket *from = &handover->sockets[i];
-		struct socket_entry *entry = sockets_adopt(&supervisor->sockets, &from->address,
-							   from->number, from->fd, &err);
-		size_t service = 0;
+	if (service == NULL && from->added) {
+		struct conf_service *added = conf_program_new(from->name, from->command, from->user,
+							      from->restart, false, &err);
 
-		while (service < current->conf->service_count &&
-		       strcmp(current->conf->services[service].name, from->service) != 0)
-			service++;
-		if (entry == NULL)
-			log_error("%s", err.text);
-		else if (service == current->conf->service_count ||
-			 generation_add_socket(current, entry, service, from->number, &err) < 0)
-			log_error("the handed-over socket of service %s belongs to no service",
-				  from->service);
+		service = added == NULL ? NULL : service_new(current, NULL, added, &err);
 	}
+	if (service == NULL || service_set_places(service, from->places, &err) < 0) {
+		log_error("the handed-over service %s cannot be taken over: %s", from->name,
+			  err.code != 0 ? err.text : "it is not in the configuration");
+		return;
+	}
+	service->stopped = from->stopped;
+	service->privileges = from->privileges;
+	service->ended = from->ended;
+	service->restarts = from->restarts;
+}
+
+static void adopt_socket(struct supervisor *supervisor, const struct handover_socket *from)
+{
+	struct service *service = generation_service(supervisor->current, from->service);
+	struct error err = {0};
+	struct socket_entry *entry =
+		sockets_adopt(&supervisor->sockets, &from->address, from->number, from->fd, &err);
+
+	if (entry == NULL) {
+		log_error("%s", err.text);
+	} else if (service == NULL || service_add_socket(service, entry, &err) < 0) {
+		log_error("the handed-over socket of service %s belongs to no service",
+			  from->service);
+		/* Nobody would ever accept there. */
+		sockets_drop(&supervisor->sockets, entry);
+	}
+}
+
+/* A process that cannot be led is ended. */
+static int adopt_process(struct child *child, const struct handover_child *from, struct error *err)
+{
+	if (memory_file_is_shared(from->counters, COUNTERS_SIZE)) {
+		if (child_attach(child, (pid_t)from->pid, from->channel, from->counters, err) < 0)
+			return -1;
+	} else {
+		kill((pid_t)from->pid, SIGKILL);
+		close(from->channel);
+		close(from->counters);
+		return error_set(err, EXIT_FAILED, "%s[%d] was handed over without its counters",
+				 child->name, (int)from->pid);
+	}
+	child->program = (pid_t)from->program;
+	child->ready = from->ready;
+	child->killed = from->killed;
+	child->killed_at = from->killed_at;
+	child->ended = from->ended;
+	child->status = from->status;
+	child->failure_code = from->failure_code;
+	child->condemned = from->condemned;
+	child->stop_timeout = from->stop_timeout;
+	return 0;
+}
+
+static void put_in_place(struct supervisor *supervisor, struct child *child)
+{
+	struct service *service = generation_service(supervisor->current, child->service_name);
+
+	if (service == NULL || child->index >= service->slot_count ||
+	    service->slots[child->index] != NULL)
+		return;
+	service->slots[child->index] = child;
+	child->service = service;
 }
 
 static void adopt_child(struct supervisor *supervisor, const struct handover_child *from)
 {
-	struct child prototype = {
-		.pid = (pid_t)from->pid,
-		.index = from->index,
-		.generation = from->generation,
-		.state = (enum child_state)from->state,
-		.ready = from->ready,
-		.started_at = from->started_at,
-		.channel = from->channel,
-		.counters_fd = from->counters,
-	};
-	struct slot *slot = NULL;
+	struct child *child =
+		child_new(supervisor, from->service, from->index, (enum child_kind)from->kind);
+	enum child_state state = (enum child_state)from->state;
+	int64_t due = from->due;
 	struct error err = {0};
-	struct child *child;
 
-	snprintf(prototype.service, sizeof(prototype.service), "%s", from->service);
-	snprintf(prototype.name, sizeof(prototype.name), "%s/%u", from->service, from->index);
-	if (!memory_file_is_shared(from->counters, COUNTERS_SIZE)) {
-		log_error("%s[%d] was handed over without its counters: killed", prototype.name,
-			  (int)prototype.pid);
-		kill(prototype.pid, SIGKILL);
-		close(from->channel);
-		close(from->counters);
+	if (child == NULL) {
+		log_error("no memory for the handed-over process %d: killed", (int)from->pid);
+		if (from->pid > 1)
+			kill((pid_t)from->pid, SIGKILL);
 		return;
 	}
-	child = child_add(supervisor, &prototype, &err);
-	if (child == NULL)
-		log_error("%s", err.text);
-	else if (from->generation == supervisor->current->number &&
-		 (child->state == CHILD_STARTING || child->state == CHILD_RUNNING))
-		slot = generation_slot(supervisor->current, from->service, from->index);
-	if (slot != NULL)
-		slot->child = child;
+	if (from->in_place)
+		put_in_place(supervisor, child);
+	child->generation = from->generation;
+	child->start_again = from->start_again;
+	child->failures = from->failures;
+	child->restarts = from->restarts;
+	if (from->pid > 1 && adopt_process(child, from, &err) < 0) {
+		log_error("%s: killed", err.text);
+		state = CHILD_BACKING_OFF;
+		due = clock_ms();
+	}
+	snprintf(child->text, sizeof(child->text), "%s", from->text);
+	if (child->pid == 0 && child->service == NULL) {
+		child_free(child);
+		return;
+	}
+	lifecycle_resume(child, state, from->since, due);
+	if (child->service == NULL && from->in_place)
+		lifecycle_event(child, EVENT_STOP); /* nobody would look after it */
+}
+
+static void adopt_places(struct supervisor *supervisor, const struct handover *handover)
+{
+	struct service *service;
+
+	for (size_t i = 0; i < handover->service_count; i++)
+		adopt_service(supervisor->current, &handover->services[i]);
+	for (size_t i = 0; i < handover->socket_count; i++)
+		adopt_socket(supervisor, &handover->sockets[i]);
+	for (size_t i = 0; i < handover->child_count; i++)
+		adopt_child(supervisor, &handover->children[i]);
+	TAILQ_FOREACH (service, &supervisor->current->services, link)
+		service_complete(service);
 }
 
 /* What served before execve serves on, by the configuration that it was started with. */
@@ -139,21 +206,21 @@ static int adopt(struct supervisor *supervisor, struct handover *handover, int w
 	supervisor->current = generation_new(supervisor, handover->generation, source, conf, err);
 	if (supervisor->current == NULL)
 		return -1;
-	supervisor->current->privileges = handover->privileges;
 	supervisor->current->committed = true;
-	adopt_sockets(supervisor, handover);
-	for (size_t i = 0; i < handover->child_count; i++)
-		adopt_child(supervisor, &handover->children[i]);
+	supervisor->nofile = handover->nofile;
+	adopt_places(supervisor, handover);
 	supervisor->phase = PHASE_SERVING;
 	supervisor->served = true;
 	supervisor->since = handover->since;
 	supervisor->had_terminal = handover->had_terminal;
+	supervisor->has_orphans = handover->has_orphans;
 	supervisor->ended = handover->ended;
 	supervisor->restart.begun = handover->restarts_begun;
 	supervisor->restart.ended = handover->restarts_ended;
 	supervisor->restart.failed = handover->restarts_failed;
 	supervisor->restart.again = handover->again;
 	supervisor->restart.step = RESTART_WORKERS;
+	watchdog_start(supervisor);
 	if (handover->control >= 0)
 		supervisor->control =
 			control_adopt(supervisor, handover->control_path, handover, err);
@@ -228,8 +295,8 @@ static int start_next(struct supervisor *supervisor, struct error *err)
 	supervisor->next =
 		generation_new(supervisor, supervisor->current->number + 1, source, conf, err);
 	if (supervisor->next == NULL ||
-	    privileges_resolve(&supervisor->next->privileges, conf->user, conf->group, err) < 0 ||
-	    generation_bind(supervisor->next, 0, err) < 0)
+	    generation_inherit(supervisor->next, supervisor->current, err) < 0 ||
+	    generation_prepare(supervisor->next, 0, err) < 0)
 		return -1;
 	return supervisor_start_workers(supervisor, err);
 }
@@ -309,7 +376,6 @@ int supervisor_resume(const struct launch *launch, int handover_fd)
 	handover_free(&handover);
 	/* What died during the exec may have left no signal. */
 	supervisor_reap(&supervisor);
-	generation_refill(supervisor.current);
 	if (start_next(&supervisor, &err) < 0)
 		supervisor_next_done(&supervisor, &err);
 	supervisor_loop(&supervisor);

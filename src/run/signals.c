@@ -148,6 +148,14 @@ void signals_worker(const char *name)
 		set(table[i].sig, table[i].worker);
 }
 
+bool signals_worker_ignores(int sig)
+{
+	for (size_t i = 0; i < TABLE_ROWS; i++)
+		if (table[i].sig == sig)
+			return table[i].worker == IGNORED;
+	return sig >= SIGRTMIN;
+}
+
 int signals_keeper(const char *name, struct error *err)
 {
 	signals_worker(name);

@@ -31,6 +31,9 @@ void signals_worker(const char *name);
  */
 int signals_keeper(const char *name, struct error *err);
 
+/* True when this signal does nothing to a worker. */
+bool signals_worker_ignores(int sig);
+
 /* The pidfile that a fatal signal removes; NULL: none. */
 void signals_set_pidfile(const struct pidfile *pidfile);
 

@@ -86,7 +86,7 @@ struct socket_entry *sockets_adopt(struct socket_table *table, const struct addr
 	return entry;
 }
 
-static void close_entry(struct socket_table *table, struct socket_entry *entry)
+void sockets_drop(struct socket_table *table, struct socket_entry *entry)
 {
 	TAILQ_REMOVE(table, entry, link);
 	close(entry->fd);
@@ -96,11 +96,11 @@ static void close_entry(struct socket_table *table, struct socket_entry *entry)
 void sockets_release(struct socket_table *table, struct socket_entry *entry)
 {
 	if (--entry->users == 0)
-		close_entry(table, entry);
+		sockets_drop(table, entry);
 }
 
 void sockets_close(struct socket_table *table)
 {
 	while (!TAILQ_EMPTY(table))
-		close_entry(table, TAILQ_FIRST(table)); /* NOLINT: it leaves the list first */
+		sockets_drop(table, TAILQ_FIRST(table)); /* NOLINT: it leaves the list first */
 }

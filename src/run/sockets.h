@@ -17,7 +17,7 @@ struct socket_entry {
 	unsigned number; /* in its SO_REUSEPORT group: each address has one socket a worker */
 	int fd;
 	bool listening;
-	unsigned users; /* generations that need it */
+	unsigned users; /* services of all generations that need it */
 };
 
 TAILQ_HEAD(socket_table, socket_entry);
@@ -41,8 +41,11 @@ struct socket_entry *sockets_open(struct socket_table *table, const struct addre
 struct socket_entry *sockets_adopt(struct socket_table *table, const struct address *address,
 				   unsigned number, int fd, struct error *err);
 
-/* One generation less needs it; the last one closes it. */
+/* One service less needs it; the last one closes it. */
 void sockets_release(struct socket_table *table, struct socket_entry *entry);
+
+/* Close one that no service needs. */
+void sockets_drop(struct socket_table *table, struct socket_entry *entry);
 
 /* Close our copies of all sockets. */
 void sockets_close(struct socket_table *table);

@@ -25,7 +25,7 @@ json_t *status_text(const char *text)
 	return json_string(escaped);
 }
 
-static json_t *since(time_t t)
+json_t *status_time(time_t t)
 {
 	char text[32];
 	struct tm tm;
@@ -35,44 +35,70 @@ static json_t *since(time_t t)
 	return json_string(text);
 }
 
-static json_t *addresses(const struct generation *generation, size_t service)
+static json_t *addresses(const struct service *service)
 {
 	json_t *list = json_array();
 
-	for (size_t i = 0; i < generation->socket_count; i++) {
-		const struct generation_socket *socket = &generation->sockets[i];
+	for (size_t i = 0; i < service->socket_count; i++) {
+		const struct socket_entry *entry = service->sockets[i].entry;
 		char text[ADDR_TEXT_MAX];
 
-		if (socket->service != service || socket->number != 0)
+		if (entry->number != 0)
 			continue;
 		address_format(text, sizeof(text),
-			       (struct sockaddr *)&socket->entry->address.storage);
+			       (const struct sockaddr *)&entry->address.storage);
 		json_array_append_new(list, json_string(text));
 	}
 	return list;
 }
 
-static json_int_t workers(const struct generation *generation, size_t service)
+static json_t *command(const struct service *service)
 {
-	json_int_t n = 0;
+	json_t *list;
 
-	for (size_t i = 0; i < generation->slot_count; i++)
-		n += generation->slots[i].service == service;
+	if (!service_is_program(service))
+		return json_null();
+	list = json_array();
+	for (char **word = service->conf->command; *word != NULL; word++)
+		json_array_append_new(list, status_text(*word));
+	return list;
+}
+
+static json_int_t restarts_of(const struct service *service)
+{
+	json_int_t n = (json_int_t)service->restarts;
+
+	for (unsigned i = 0; i < service->slot_count; i++)
+		n += service->slots[i] == NULL ? 0 : (json_int_t)service->slots[i]->restarts;
 	return n;
+}
+
+static json_t *service_json(const struct service *service)
+{
+	struct counters_total total = service->ended;
+	bool program = service_is_program(service);
+	uint64_t now = 0;
+
+	child_sum_counters(&service->generation->supervisor->children, service->conf->name, &total,
+			   &now);
+	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:I, s:I, s:s, s:I, s:I, s:I}", "name",
+			 service->conf->name, "kind", program ? "program" : "protocol", "protocol",
+			 program ? json_null() : json_string(service->conf->protocol), "command",
+			 command(service), "addresses", addresses(service), "processes",
+			 (json_int_t)service->slot_count, "running",
+			 (json_int_t)service_running(service), "state", service_state(service),
+			 "restarts", restarts_of(service), "connections", (json_int_t)now,
+			 "requests", (json_int_t)total.requests);
 }
 
 static json_t *services(const struct generation *generation)
 {
 	json_t *list = json_array();
+	const struct service *service;
 
-	for (size_t i = 0; generation != NULL && i < generation->conf->service_count; i++) {
-		const struct conf_service *service = &generation->conf->services[i];
-
-		json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", service->name,
-						      "protocol", service->protocol, "addresses",
-						      addresses(generation, i), "workers",
-						      workers(generation, i)));
-	}
+	if (generation != NULL)
+		TAILQ_FOREACH (service, &generation->services, link)
+			json_array_append_new(list, service_json(service));
 	return list;
 }
 
@@ -81,14 +107,17 @@ static json_t *processes(struct supervisor *supervisor)
 	json_t *list = json_array();
 	struct child *child;
 
-	TAILQ_FOREACH (child, &supervisor->children, link)
-		json_array_append_new(
-			list, json_pack("{s:s, s:s, s:I, s:s, s:I, s:I}", "name", child->name,
-					"service", child->service, "pid", (json_int_t)child->pid,
-					"state", child_state_name(child->state), "generation",
-					(json_int_t)child->generation, "connections",
-					(json_int_t)(counter_get(&child->counters->accepted) -
-						     counter_get(&child->counters->closed))));
+	TAILQ_FOREACH (child, &supervisor->children, link) {
+		if (child->pid == 0)
+			continue;
+		json_array_append_new(list,
+				      json_pack("{s:s, s:s, s:I, s:s, s:I, s:I}", "name",
+						child->name, "service", child->service_name, "pid",
+						(json_int_t)child_shown_pid(child), "state",
+						child_state_name(child->state), "generation",
+						(json_int_t)child->generation, "connections",
+						(json_int_t)child_connections(child)));
+	}
 	return list;
 }
 
@@ -131,24 +160,21 @@ json_t *status_json(struct supervisor *supervisor)
 {
 	const struct generation *current = supervisor->current;
 	struct counters_total total = supervisor->ended;
-	json_int_t closed_by_death, now = 0;
-	struct child *child;
+	json_int_t now;
+	uint64_t connections = 0;
 
+	child_sum_counters(&supervisor->children, NULL, &total, &connections);
+	now = (json_int_t)connections;
 	/* Connections of a worker that was killed were never counted as closed. */
-	TAILQ_FOREACH (child, &supervisor->children, link) {
-		now += (json_int_t)(counter_get(&child->counters->accepted) -
-				    counter_get(&child->counters->closed));
-		counters_sum(&total, child->counters);
-	}
 	total.log_dropped += logtarget_dropped();
-	closed_by_death = (json_int_t)total.accepted - (json_int_t)total.closed - now;
-	total.closed += (uint64_t)(closed_by_death > 0 ? closed_by_death : 0);
+	if (total.accepted > total.closed && total.accepted - total.closed > connections)
+		total.closed = total.accepted - connections;
 	return json_pack(
 		"{s:b, s:i, s:I, s:s, s:s, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:{s:I, s:I}, s:o}",
 		"ok", 1, "schema", 1, "pid", (json_int_t)getpid(), "version", PACKAGE_VERSION,
-		"state", phase_name(supervisor->phase), "since", since(supervisor->since), "config",
-		status_text(current == NULL ? NULL : conf_source_path(current->source)), "pidfile",
-		status_text(supervisor->pidfile.path), "control",
+		"state", phase_name(supervisor->phase), "since", status_time(supervisor->since),
+		"config", status_text(current == NULL ? NULL : conf_source_path(current->source)),
+		"pidfile", status_text(supervisor->pidfile.path), "control",
 		status_text(current == NULL ? NULL : current->conf->control), "generation",
 		(json_int_t)(current == NULL ? 0 : current->number), "restarts",
 		restarts(&supervisor->restart), "services", services(current), "processes",

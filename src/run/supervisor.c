@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,19 +20,21 @@
 #include "os/fds.h"
 #include "os/notify.h"
 #include "run/control.h"
+#include "run/lifecycle.h"
+#include "run/orphans.h"
 #include "run/restart.h"
 #include "run/signals.h"
+#include "run/stoplist.h"
+#include "run/watchdog.h"
 
 #include "config.h"
 
 /* Workers of a supervisor that died give their port back within moments. */
 #define PORT_RETRY_MS 2000
 
-/* A quick stop is over within a second: this long for the workers, then they are killed. */
-#define QUICK_STOP_MS 500
-
-/* What a worker may take beyond drain_timeout, which it enforces itself. */
-#define DRAIN_GRACE_MS 1000
+/* A worker of the former generation that is stuck does not hold up the end of a restart for longer.
+ */
+#define RETIRED_MS 1000
 
 bool launch_sets_nice(const struct launch *launch, const struct conf *conf)
 {
@@ -89,34 +92,55 @@ static void on_libevent_fatal(int error)
 
 /* ---- Stopping ------------------------------------------------------------------------------- */
 
+static bool is_alone(const struct supervisor *supervisor)
+{
+	const struct child *child;
+
+	TAILQ_FOREACH (child, &supervisor->children, link)
+		if (child->pid != 0)
+			return false;
+	return true;
+}
+
 static void end_loop_when_alone(struct supervisor *supervisor)
 {
 	if (supervisor->phase != PHASE_STARTING && supervisor->phase != PHASE_SERVING &&
-	    TAILQ_EMPTY(&supervisor->children))
+	    is_alone(supervisor))
 		event_base_loopbreak(supervisor->base);
 }
 
-static void on_stop_late(evutil_socket_t fd, short what, void *arg)
+/* A worker that this very restart has retired, and that may not have read it yet. */
+static bool former_accepts(const struct supervisor *supervisor)
 {
-	struct supervisor *supervisor = arg;
-	struct child *child;
+	const struct child *child;
 
-	(void)fd;
-	(void)what;
-	TAILQ_FOREACH (child, &supervisor->children, link) {
-		log_warning("%s[%d] does not end: killed", child->name, (int)child->pid);
-		child_kill(child, SIGKILL);
-	}
+	TAILQ_FOREACH (child, &supervisor->children, link)
+		if (child->state == CHILD_RETIRING && !child->retired &&
+		    child->generation + 1 == supervisor->current->number)
+			return true;
+	return false;
 }
 
-static void stop_timer(struct supervisor *supervisor, int64_t ms)
+/*
+ * Who connects after the success of a restart must not meet the former generation: its workers
+ * accept on the same sockets until they have read that they retire.
+ */
+static void await_retirement(struct supervisor *supervisor, int64_t limit_ms)
 {
-	struct timeval tv = {ms / 1000, ms % 1000 * 1000};
+	struct timeval tv = {limit_ms / 1000, limit_ms % 1000 * 1000};
 
-	if (supervisor->stop_timer == NULL)
-		supervisor->stop_timer = evtimer_new(supervisor->base, on_stop_late, supervisor);
-	if (supervisor->stop_timer == NULL || evtimer_add(supervisor->stop_timer, &tv) < 0)
-		on_stop_late(-1, 0, supervisor); /* without a timer, nobody may linger */
+	supervisor->restart.step = RESTART_RETIRING;
+	if (evtimer_add(supervisor->start_timer, &tv) < 0)
+		restart_ended(supervisor, NULL);
+}
+
+void supervisor_children_changed(struct supervisor *supervisor)
+{
+	control_children_changed(supervisor->control);
+	/* From the loop: who calls is in the middle of something. */
+	if (supervisor->restart.step == RESTART_RETIRING && !former_accepts(supervisor))
+		await_retirement(supervisor, 0);
+	end_loop_when_alone(supervisor);
 }
 
 static void drop_generation(struct supervisor *supervisor)
@@ -124,7 +148,7 @@ static void drop_generation(struct supervisor *supervisor)
 	evtimer_del(supervisor->start_timer);
 	if (supervisor->next == NULL)
 		return;
-	generation_stop(supervisor->next);
+	generation_abandon(supervisor->next);
 	generation_free(supervisor->next);
 	supervisor->next = NULL;
 }
@@ -136,48 +160,47 @@ static void drop_next(struct supervisor *supervisor)
 	restart_abandon(supervisor);
 }
 
-static void stop_children(struct supervisor *supervisor, enum channel_type order, int64_t ms)
+static void stop_children(struct supervisor *supervisor, enum child_event event)
 {
-	struct child *child;
+	struct child *child, *next;
 
-	TAILQ_FOREACH (child, &supervisor->children, link) {
-		/* Orders wait in the channel until the worker is ready to obey. */
-		if (child->state == CHILD_STARTING && order == CHANNEL_DRAIN)
-			child_order(child, CHANNEL_GO, 0);
-		if (child->state == CHILD_STARTING && order == CHANNEL_QUIT)
-			child_kill(child, SIGKILL);
-		else
-			child_order(child, order, ms);
-		child->state = CHILD_STOPPING;
+	for (child = TAILQ_FIRST(&supervisor->children); child != NULL; child = next) {
+		next = TAILQ_NEXT(child, link);
+		child->start_again = false;
+		lifecycle_event(child, event);
 	}
 }
 
 static void begin_stop(struct supervisor *supervisor, bool polite, const char *why)
 {
-	int64_t patience = supervisor->current->conf->drain_timeout;
 	bool first = supervisor->phase == PHASE_SERVING;
 
+	/* Before anything: an order that waited for a restart must not be obeyed any more. */
+	supervisor->phase = polite ? PHASE_DRAINING : PHASE_QUITTING;
 	drop_next(supervisor);
 	log_notice(polite ? "%s: stopping when clients have their answers, within %.1f s"
 			  : "%s: stopping at once",
-		   why, (double)patience / 1000);
+		   why, (double)supervisor->current->conf->drain_timeout / 1000);
 	notify_send("STOPPING=1\nSTATUS=Stopping");
-	supervisor->phase = polite ? PHASE_DRAINING : PHASE_QUITTING;
 	control_stopping(supervisor->control);
-	if (polite) {
-		if (first)
-			generation_fill(supervisor->current);
-		stop_children(supervisor, CHANNEL_DRAIN, patience);
-		stop_timer(supervisor, patience + DRAIN_GRACE_MS);
-	} else {
-		stop_children(supervisor, CHANNEL_QUIT, 0);
-		stop_timer(supervisor, QUICK_STOP_MS);
-	}
+	if (polite && first)
+		generation_fill(supervisor->current);
 	/*
-	 * The workers empty the queues; with our copies gone too, the kernel refuses new clients.
+	 * Ours first: the workers empty the queues and close, and with the last copy gone the
+	 * kernel refuses new clients.
 	 */
 	generation_close_sockets(supervisor->current);
+	stop_children(supervisor, polite ? EVENT_STOP : EVENT_QUIT);
 	end_loop_when_alone(supervisor);
+}
+
+void supervisor_remember_stopped(struct supervisor *supervisor)
+{
+	struct error err = {0};
+
+	if (stoplist_save(supervisor->pidfile.path, supervisor->current, &err) < 0)
+		log_error("%s: after a crash of the daemon, stopped services would start",
+			  err.text);
 }
 
 /* ---- The first generation ------------------------------------------------------------------- */
@@ -192,26 +215,36 @@ static void start_failed(struct supervisor *supervisor, const struct error *fail
 		daemon_report(&supervisor->report_fd, failure);
 	else if (logtarget_fd() != STDERR_FILENO)
 		dprintf(STDERR_FILENO, "echod: %s\n", failure->text);
-	if (supervisor->next != NULL)
-		generation_stop(supervisor->next);
 	supervisor->phase = PHASE_QUITTING;
+	if (supervisor->next != NULL)
+		generation_abandon(supervisor->next);
 	if (supervisor->base != NULL)
 		end_loop_when_alone(supervisor);
 }
 
-static void log_serving(const struct supervisor *supervisor)
+static void log_service(const struct service *service)
 {
-	const struct generation *current = supervisor->current;
 	char text[ADDR_TEXT_MAX];
 
-	for (size_t i = 0; i < current->socket_count; i++) {
-		if (current->sockets[i].number != 0)
+	if (service->stopped)
+		log_notice("service %s stays stopped", service->conf->name);
+	for (size_t i = 0; i < service->socket_count; i++) {
+		const struct socket_entry *entry = service->sockets[i].entry;
+
+		if (entry->number != 0)
 			continue;
 		address_format(text, sizeof(text),
-			       (struct sockaddr *)&current->sockets[i].entry->address.storage);
-		log_notice("service %s is served on %s",
-			   current->conf->services[current->sockets[i].service].name, text);
+			       (const struct sockaddr *)&entry->address.storage);
+		log_notice("service %s is served on %s", service->conf->name, text);
 	}
+}
+
+static void log_serving(const struct supervisor *supervisor)
+{
+	const struct service *service;
+
+	TAILQ_FOREACH (service, &supervisor->current->services, link)
+		log_service(service);
 }
 
 /* A client would be served now: say so to whoever waits, then let go of the terminal. */
@@ -221,11 +254,14 @@ static void start_done(struct supervisor *supervisor)
 
 	supervisor->phase = PHASE_SERVING;
 	supervisor->served = true;
+	generation_assign_sockets(supervisor->current);
+	watchdog_start(supervisor);
 	log_copy_to_stderr(false);
 	log_notice("echod %s is ready", PACKAGE_VERSION);
 	log_serving(supervisor);
 	notify_send("READY=1\nMAINPID=%d\nSTATUS=Serving", (int)getpid());
 	daemon_report(&supervisor->report_fd, &err);
+	control_restart_ended(supervisor->control); /* orders could not be obeyed until now */
 	if (!supervisor->launch->foreground && daemon_detach(&err) < 0)
 		log_error("%s", err.text);
 	if (supervisor->restart.again)
@@ -254,7 +290,7 @@ static void end_oldest_retiring(struct supervisor *supervisor)
 		log_notice("%s[%d] is ended: more than %" PRId64 " processes retire (max_retiring)",
 			   child->name, (int)child->pid, allowed);
 		/* Its clients are cut off either way, and it may be stuck. */
-		child->state = CHILD_STOPPING;
+		lifecycle_event(child, EVENT_QUIT);
 		child_kill(child, SIGKILL);
 		retiring--;
 	}
@@ -278,10 +314,18 @@ static void take_over(struct supervisor *supervisor)
 	    daemon_set_priority((int)supervisor->current->conf->nice, &err) < 0)
 		log_error("%s", err.text);
 	log_serving(supervisor);
-	generation_retire(old);
+	generation_take_over(supervisor->current, old);
+	watchdog_start(supervisor); /* its time may be another one now */
 	generation_free(old);
+	/* A service that is gone takes its mark along: under this name a new one may come. */
+	supervisor_remember_stopped(supervisor);
+	/* Who waits for a service may find it gone, or run by other processes. */
+	supervisor_children_changed(supervisor);
 	end_oldest_retiring(supervisor);
-	restart_ended(supervisor, NULL);
+	if (former_accepts(supervisor))
+		await_retirement(supervisor, RETIRED_MS);
+	else
+		restart_ended(supervisor, NULL);
 }
 
 void supervisor_next_done(struct supervisor *supervisor, const struct error *failure)
@@ -300,13 +344,21 @@ void supervisor_next_done(struct supervisor *supervisor, const struct error *fai
 	}
 }
 
-static void on_workers_late(evutil_socket_t fd, short what, void *arg)
+static void on_start_timer(evutil_socket_t fd, short what, void *arg)
 {
 	struct supervisor *supervisor = arg;
 	struct error err = {0};
 
 	(void)fd;
 	(void)what;
+	if (supervisor->restart.step == RESTART_RETIRING) {
+		restart_ended(supervisor, NULL);
+		return;
+	}
+	if (generation_is_ready(supervisor->next)) {
+		supervisor_next_done(supervisor, NULL); /* it had nothing to start */
+		return;
+	}
 	error_set(&err, EXIT_FAILED, "the workers did not get ready within start_timeout (%.1f s)",
 		  (double)supervisor->next->conf->start_timeout / 1000);
 	supervisor_next_done(supervisor, &err);
@@ -316,6 +368,7 @@ static void on_workers_late(evutil_socket_t fd, short what, void *arg)
 
 void supervisor_reap(struct supervisor *supervisor)
 {
+	bool strangers = false;
 	int status;
 	pid_t pid;
 
@@ -326,8 +379,11 @@ void supervisor_reap(struct supervisor *supervisor)
 		if (child != NULL)
 			generation_child_ended(child, status);
 		else if (!restart_child_ended(supervisor, pid, status))
-			log_debug("reaped process %d, which is none of ours", (int)pid);
+			strangers = true;
 	}
+	/* What it has started in turn is ours now. */
+	if (strangers && supervisor->has_orphans)
+		orphans_kill(supervisor, 0);
 	end_loop_when_alone(supervisor);
 }
 
@@ -388,16 +444,32 @@ static void on_wakeup(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
+/*
+ * With the true time for each timer: what took long in one turn, a name that had to be looked up,
+ * must not shorten the time that others are given after it.
+ */
+static struct event_base *make_base(void)
+{
+	struct event_config *config = event_config_new();
+	struct event_base *base = NULL;
+
+	if (config != NULL && event_config_set_flag(config, EVENT_BASE_FLAG_NO_CACHE_TIME) == 0)
+		base = event_base_new_with_config(config);
+	if (config != NULL)
+		event_config_free(config);
+	return base;
+}
+
 int supervisor_make_loop(struct supervisor *supervisor, int wakeup, struct error *err)
 {
 	event_set_log_callback(on_libevent_log);
 	event_set_fatal_callback(on_libevent_fatal);
-	supervisor->base = event_base_new();
+	supervisor->base = make_base();
 	if (supervisor->base == NULL)
 		return error_set(err, EXIT_FAILED, "cannot make an event loop");
 	supervisor->wakeup =
 		event_new(supervisor->base, wakeup, EV_READ | EV_PERSIST, on_wakeup, supervisor);
-	supervisor->start_timer = evtimer_new(supervisor->base, on_workers_late, supervisor);
+	supervisor->start_timer = evtimer_new(supervisor->base, on_start_timer, supervisor);
 	if (supervisor->wakeup == NULL || supervisor->start_timer == NULL ||
 	    event_add(supervisor->wakeup, NULL) < 0)
 		return error_set(err, EXIT_FAILED, "no memory for the event loop");
@@ -407,11 +479,16 @@ int supervisor_make_loop(struct supervisor *supervisor, int wakeup, struct error
 int supervisor_start_workers(struct supervisor *supervisor, struct error *err)
 {
 	int64_t limit = supervisor->next->conf->start_timeout;
-	struct timeval tv = {limit / 1000, limit % 1000 * 1000};
+	struct timeval tv = {limit / 1000, limit % 1000 * 1000}, now = {0};
+	int result;
 
 	if (evtimer_add(supervisor->start_timer, &tv) < 0)
 		return error_set(err, EXIT_FAILED, "no memory for a timer");
-	return generation_start(supervisor->next, err);
+	result = generation_begin(supervisor->next, supervisor->current, err);
+	/* Stopped services and programs that run on start no process that could say "ready". */
+	if (result == 0 && generation_is_ready(supervisor->next))
+		evtimer_add(supervisor->start_timer, &now);
+	return result;
 }
 
 void supervisor_loop(struct supervisor *supervisor)
@@ -429,24 +506,32 @@ int supervisor_tear_down(struct supervisor *supervisor)
 {
 	struct child *child;
 
-	while ((child = TAILQ_FIRST(&supervisor->children)) != NULL) {
+	TAILQ_FOREACH (child, &supervisor->children, link) {
+		if (child->pid == 0)
+			continue;
 		child_kill(child, SIGKILL);
 		while (waitpid(child->pid, NULL, 0) < 0 && errno == EINTR)
 			;
-		child_remove(child);
+		supervisor->has_orphans = supervisor->has_orphans || child->kind == CHILD_PROGRAM;
+		child_detach(child);
 	}
+	if (supervisor->has_orphans)
+		orphans_end(supervisor);
 	generation_free(supervisor->next);
 	generation_free(supervisor->current);
+	while ((child = TAILQ_FIRST(&supervisor->children)) != NULL)
+		child_free(child); /* NOLINT: it leaves the list first */
 	sockets_close(&supervisor->sockets);
 	control_close(supervisor->control);
 	signals_set_pidfile(NULL);
+	if (supervisor->served)
+		stoplist_remove(supervisor->pidfile.path);
 	pidfile_remove(&supervisor->pidfile);
 	if (supervisor->wakeup != NULL)
 		event_free(supervisor->wakeup);
 	if (supervisor->start_timer != NULL)
 		event_free(supervisor->start_timer);
-	if (supervisor->stop_timer != NULL)
-		event_free(supervisor->stop_timer);
+	watchdog_free(supervisor);
 	if (supervisor->base != NULL)
 		event_base_free(supervisor->base);
 	libevent_global_shutdown();
@@ -482,6 +567,9 @@ int supervisor_become(const int *keep, size_t keep_count, struct error *err)
 
 	if (daemon_reset(&reset, err) < 0)
 		return -1;
+	/* What a keeper leaves behind when it is killed comes to us. */
+	if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+		return error_errno(err, "cannot become the reaper of orphans");
 	wakeup = signals_supervisor(err);
 	if (wakeup >= 0)
 		daemon_unblock_signals();
@@ -541,9 +629,8 @@ static int start(struct supervisor *supervisor, struct conf_source *source, stru
 		return -1;
 	}
 	supervisor->next = generation_new(supervisor, 1, source, conf, err);
-	if (supervisor->next == NULL ||
-	    privileges_resolve(&supervisor->next->privileges, conf->user, conf->group, err) < 0 ||
-	    generation_bind(supervisor->next, PORT_RETRY_MS, err) < 0)
+	if (supervisor->next == NULL || stoplist_load(conf->pidfile, supervisor->next, err) < 0 ||
+	    generation_prepare(supervisor->next, PORT_RETRY_MS, err) < 0)
 		return -1;
 	supervisor->control = control_open(supervisor, conf->control, err);
 	if (supervisor->control == NULL)
@@ -559,6 +646,8 @@ int supervisor_run(const struct launch *launch, struct conf_source *source, stru
 
 	supervisor_set_up(&supervisor, launch);
 	supervisor.report_fd = report_fd;
+	/* Before it is raised for the workers: programs get what the launcher had. */
+	getrlimit(RLIMIT_NOFILE, &supervisor.nofile);
 	if (start(&supervisor, source, conf, &err) < 0)
 		start_failed(&supervisor, &err);
 	else

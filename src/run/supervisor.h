@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "base/logtarget.h"
@@ -17,6 +18,7 @@
 #include "run/generation.h"
 #include "run/launch.h"
 #include "run/sockets.h"
+#include "run/watchdog.h"
 
 struct control;
 struct event_base;
@@ -31,8 +33,9 @@ enum phase {
 
 enum restart_step {
 	RESTART_NONE,
-	RESTART_TRIAL,	 /* `echod check` of the new executable is running */
-	RESTART_WORKERS, /* in the new image: its workers are getting ready */
+	RESTART_TRIAL,	  /* `echod check` of the new executable is running */
+	RESTART_WORKERS,  /* in the new image: its workers are getting ready */
+	RESTART_RETIRING, /* they serve; those of the former generation may still accept */
 };
 
 /* What a restart in place is doing, and how the last one ended. */
@@ -64,6 +67,7 @@ struct supervisor {
 	int report_fd; /* to the launching command, until ready; -1: none */
 	time_t since;  /* when the daemon was started */
 	bool had_terminal;
+	bool has_orphans;	    /* a keeper was killed: what it kept became ours */
 	struct generation *current; /* serves; NULL before the first commit */
 	struct generation *next;    /* getting ready */
 	struct child_list children; /* of all generations */
@@ -71,8 +75,9 @@ struct supervisor {
 	struct counters_total ended; /* of the children that are gone */
 	struct restart restart;
 	struct event *wakeup;
-	struct event *start_timer; /* for the first generation */
-	struct event *stop_timer;  /* kills what is left of a stop */
+	struct event *start_timer; /* for a generation that begins, and the one that it follows */
+	struct watchdog watchdog;
+	struct rlimit nofile; /* RLIMIT_NOFILE of the launch: programs get it */
 	int exit_code;
 };
 
@@ -99,6 +104,12 @@ int supervisor_resume(const struct launch *launch, int handover_fd);
 
 /* All workers of the next generation are ready, or it has failed for this reason (NULL: ready). */
 void supervisor_next_done(struct supervisor *supervisor, const struct error *failure);
+
+/* A child has changed its state, or is gone: those who wait for that are told. */
+void supervisor_children_changed(struct supervisor *supervisor);
+
+/* A service was stopped or started by order: that outlives a crash of the daemon. */
+void supervisor_remember_stopped(struct supervisor *supervisor);
 
 /* An empty supervisor. */
 void supervisor_set_up(struct supervisor *supervisor, const struct launch *launch);

@@ -50,22 +50,29 @@ static void on_idle(void *arg)
 	event_base_loopexit(worker->base, NULL);
 }
 
-static void go(struct worker *worker)
+/* A worker that cannot do what it is there for makes room for one that can. */
+static void accept_on(struct worker *worker, size_t number, bool accept)
 {
 	struct error err = {0};
 
-	for (size_t i = 0; i < worker->start->socket_count; i++)
-		if (server_listen(worker->server, worker->start->sockets[i], &err) < 0) {
-			log_error("%s", err.text);
-			exit(EXIT_FAILED);
-		}
+	if (server_accept_on(worker->server, number, accept, &err) == 0)
+		return;
+	log_error("%s", err.text);
+	exit(EXIT_FAILED);
 }
 
-static void retire(struct worker *worker, int64_t ms, bool empty_queue)
+static void go(struct worker *worker)
+{
+	for (size_t i = 0; i < worker->start->socket_count; i++)
+		if (worker->start->sockets[i].own)
+			accept_on(worker, i, true);
+}
+
+static void retire(struct worker *worker, int64_t ms, bool empty_queues)
 {
 	if (ms > 0)
 		set_deadline(worker, ms);
-	server_stop_accepting(worker->server, empty_queue);
+	server_stop_accepting(worker->server, empty_queues);
 }
 
 static void drain(struct worker *worker, int64_t ms)
@@ -75,6 +82,46 @@ static void drain(struct worker *worker, int64_t ms)
 	set_deadline(worker, ms);
 }
 
+static void quit(struct worker *worker)
+{
+	server_stop_accepting(worker->server, false);
+	server_cut_off(worker->server);
+	on_idle(worker);
+}
+
+static void obey(struct worker *worker, const struct channel_message *message)
+{
+	switch ((enum channel_type)message->type) {
+	case CHANNEL_GO:
+		go(worker);
+		break;
+	case CHANNEL_SERVE:
+		accept_on(worker, (size_t)message->value, true);
+		break;
+	case CHANNEL_UNSERVE:
+		accept_on(worker, (size_t)message->value, false);
+		break;
+	case CHANNEL_GIVE_UP:
+		server_give_up(worker->server, (size_t)message->value);
+		break;
+	case CHANNEL_RETIRE:
+		retire(worker, message->value, false);
+		channel_send(worker->start->channel, CHANNEL_RETIRED, 0, NULL, 0);
+		break;
+	case CHANNEL_DRAIN:
+		drain(worker, message->value);
+		break;
+	case CHANNEL_QUIT:
+		quit(worker);
+		break;
+	case CHANNEL_PING:
+		counter_add(&worker->counters->heartbeat, 1);
+		break;
+	default:
+		break; /* not for workers */
+	}
+}
+
 static void on_channel(evutil_socket_t fd, short what, void *arg)
 {
 	struct worker *worker = arg;
@@ -82,30 +129,8 @@ static void on_channel(evutil_socket_t fd, short what, void *arg)
 	int result;
 
 	(void)what;
-	while ((result = channel_receive(fd, &message)) > 0) {
-		switch ((enum channel_type)message.type) {
-		case CHANNEL_GO:
-			go(worker);
-			break;
-		case CHANNEL_RETIRE:
-		case CHANNEL_RETIRE_LAST:
-			retire(worker, message.value, message.type == CHANNEL_RETIRE_LAST);
-			break;
-		case CHANNEL_DRAIN:
-			drain(worker, message.value);
-			break;
-		case CHANNEL_QUIT:
-			server_stop_accepting(worker->server, false);
-			server_cut_off(worker->server);
-			on_idle(worker);
-			break;
-		case CHANNEL_PING:
-			counter_add(&worker->counters->heartbeat, 1);
-			break;
-		default:
-			break;
-		}
-	}
+	while ((result = channel_receive(fd, &message)) > 0)
+		obey(worker, &message);
 	if (result < 0) {
 		/*
 		 * The supervisor is gone. Whoever starts the next one finds the port free at once.
@@ -128,7 +153,8 @@ static int keep_descriptors(const struct worker_start *start, struct error *err)
 	if (keep == NULL)
 		return error_errno(err, "cannot list descriptors");
 	keep[0] = start->channel;
-	memcpy(keep + 1, start->sockets, start->socket_count * sizeof(*keep));
+	for (size_t i = 0; i < start->socket_count; i++)
+		keep[i + 1] = start->sockets[i].fd;
 	result = child_process_keep(start->null, keep, start->socket_count + 1, err);
 	free(keep);
 	return result;
@@ -159,10 +185,15 @@ static int make_server(struct worker *worker, struct error *err)
 	if (worker->base == NULL)
 		return error_set(err, EXIT_FAILED, "cannot make an event loop");
 	worker->server = server_new(worker->base, &settings, worker->counters, on_idle, worker);
+	if (worker->server == NULL)
+		return error_set(err, EXIT_FAILED, "no memory to serve");
+	for (size_t i = 0; i < worker->start->socket_count; i++)
+		if (server_add_socket(worker->server, worker->start->sockets[i].fd, err) < 0)
+			return -1;
 	worker->channel = event_new(worker->base, worker->start->channel, EV_READ | EV_PERSIST,
 				    on_channel, worker);
 	worker->deadline = evtimer_new(worker->base, on_deadline, worker);
-	if (worker->server == NULL || worker->channel == NULL || worker->deadline == NULL ||
+	if (worker->channel == NULL || worker->deadline == NULL ||
 	    event_add(worker->channel, NULL) < 0)
 		return error_set(err, EXIT_FAILED, "cannot set up the event loop");
 	return 0;

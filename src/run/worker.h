@@ -12,18 +12,23 @@
 #include "conf/conf.h"
 #include "os/privileges.h"
 
+struct worker_socket {
+	int fd;
+	bool own; /* "go" means it; the others are accepted on only when their worker is missing */
+};
+
 struct worker_start {
 	const char *name; /* "line/0" */
 	const struct conf_service *service;
 	const struct privileges *privileges;
 	bool set_nice; /* to the value below; still as root */
 	int nice;
-	bool nice_written;	  /* a failure is an error only then */
-	int64_t drain_timeout_ms; /* how long it lives on without a supervisor */
-	int channel;		  /* its end */
-	int counters;		  /* a memory file of struct counters */
-	int null;		  /* /dev/null, for 0 to 2 */
-	int *sockets;		  /* where it listens; bound, perhaps listening already */
+	bool nice_written;	       /* a failure is an error only then */
+	int64_t drain_timeout_ms;      /* how long it lives on without a supervisor */
+	int channel;		       /* its end */
+	int counters;		       /* a memory file of struct counters */
+	int null;		       /* /dev/null, for 0 to 2 */
+	struct worker_socket *sockets; /* of the whole service; numbered so in orders */
 	size_t socket_count;
 };
 

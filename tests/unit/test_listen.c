@@ -457,6 +457,155 @@ static void starting_again_changes_the_backlog_and_keeps_who_waits(void **state)
 	close(listener);
 }
 
+/* ---- Who waits ------------------------------------------------------------------------------ */
+
+static int connected_to(int listener)
+{
+	struct address address = address_of(listener);
+	int fd = socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_true(fd >= 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&address.storage, address.len), 0);
+	return fd;
+}
+
+/* The kernel may put a client into the queue a moment after its connect returned. */
+static void assert_waiting(int listener, unsigned n)
+{
+	const struct timespec moment = {0, 1000000};
+	int64_t until = clock_ms() + 10000;
+
+	while (listen_waiting(listener) != n && clock_ms() < until)
+		nanosleep(&moment, NULL);
+	assert_int_equal(listen_waiting(listener), n);
+}
+
+static void count_the_queue_of(int listener)
+{
+	int clients[3], fd;
+
+	assert_int_equal(listen_waiting(listener), 0);
+	for (unsigned i = 0; i < COUNT_OF(clients); i++) {
+		clients[i] = connected_to(listener);
+		assert_waiting(listener, i + 1);
+	}
+	for (unsigned i = COUNT_OF(clients); i > 0; i--) {
+		fd = accept(listener, NULL, NULL);
+		assert_true(fd >= 0);
+		assert_int_equal(listen_waiting(listener), i - 1);
+		close(fd);
+		close(clients[i - 1]);
+	}
+	assert_int_equal(listen_waiting(listener), 0);
+}
+
+static void clients_that_wait_are_counted(void **state)
+{
+	int listener = open_listening(own(0, 0));
+
+	(void)state;
+	count_the_queue_of(listener);
+	close(listener);
+}
+
+static void clients_that_wait_are_counted_over_ipv6_too(void **state)
+{
+	int listener;
+
+	(void)state;
+	if (no_ipv6())
+		skip();
+	listener = open_listening(ipv6("::1", 0));
+	count_the_queue_of(listener);
+	close(listener);
+}
+
+static void each_socket_of_a_group_has_a_queue_of_its_own(void **state)
+{
+	int one = open_listening(own(0, 0)), two = open_listening(address_of(one)), fds[20];
+
+	(void)state;
+	for (size_t i = 0; i < COUNT_OF(fds); i++) {
+		fds[i] = connected_to(one);
+		while (listen_waiting(one) + listen_waiting(two) < i + 1)
+			;
+	}
+	/* Behind the last accept of one, those of the other still wait. */
+	for (unsigned n = listen_waiting(one); n > 0; n--)
+		close(accept(one, NULL, NULL));
+	assert_int_equal(listen_waiting(one), 0);
+	for (unsigned n = listen_waiting(two); n > 0; n--)
+		close(accept(two, NULL, NULL));
+	for (size_t i = 0; i < COUNT_OF(fds); i++)
+		close(fds[i]);
+	close(one);
+	close(two);
+}
+
+static void a_client_that_has_gone_waits_until_it_is_accepted(void **state)
+{
+	int listener = open_listening(own(0, 0));
+
+	(void)state;
+	close(connected_to(listener));
+	assert_waiting(listener, 1);
+	close(accept(listener, NULL, NULL));
+	assert_int_equal(listen_waiting(listener), 0);
+	close(listener);
+}
+
+static void one_that_is_still_connecting_counts_nothing(void **state)
+{
+	const struct listen_options small = {.backlog = 0};
+	struct error err = {0};
+	int listener = open_at(own(0, 0)), one, fd;
+	struct address address;
+
+	(void)state;
+	assert_int_equal(listen_start(listener, &small, &err), 0);
+	address = address_of(listener);
+	one = connected_to(listener);
+	assert_waiting(listener, 1);
+	/* The queue is full, and the kernel does not answer: what was sent is not acknowledged. */
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&address.storage, address.len), -1);
+	assert_int_equal(errno, EINPROGRESS);
+	assert_int_equal(listen_waiting(fd), 0);
+	assert_int_equal(listen_waiting(listener), 1);
+	close(fd);
+	close(one);
+	close(listener);
+}
+
+static void nobody_waits_where_nobody_listens(void **state)
+{
+	int bound = open_at(own(0, 0)), listener = open_listening(own(0, 0)), client;
+	int udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), ends[2], fd;
+
+	(void)state;
+	assert_int_equal(pipe(ends), 0);
+	assert_int_equal(listen_waiting(bound), 0);
+	assert_int_equal(listen_waiting(udp), 0);
+	assert_int_equal(listen_waiting(ends[0]), 0);
+	assert_int_equal(listen_waiting(-1), 0);
+	/* A connection has numbers in the same place that mean something else. */
+	fd = accepted_from(listener, &client);
+	assert_int_equal(shutdown(listener, SHUT_RD), 0);
+	assert_int_equal(listen_waiting(listener), 0);
+	for (int i = 0; i < 10; i++) {
+		assert_int_equal(send(client, "hello", 5, MSG_NOSIGNAL), 5);
+		assert_int_equal(listen_waiting(client), 0);
+		assert_int_equal(listen_waiting(fd), 0);
+	}
+	close(fd);
+	close(client);
+	close(bound);
+	close(listener);
+	close(udp);
+	close(ends[0]);
+	close(ends[1]);
+}
+
 /* ---- Verifying what was handed over --------------------------------------------------------- */
 
 static void a_handed_over_socket_is_known_by_its_address(void **state)
@@ -519,6 +668,12 @@ int main(void)
 		cmocka_unit_test(accepted_connections_inherit_the_options),
 		cmocka_unit_test(what_is_no_socket_takes_no_options),
 		cmocka_unit_test(starting_again_changes_the_backlog_and_keeps_who_waits),
+		cmocka_unit_test(clients_that_wait_are_counted),
+		cmocka_unit_test(clients_that_wait_are_counted_over_ipv6_too),
+		cmocka_unit_test(each_socket_of_a_group_has_a_queue_of_its_own),
+		cmocka_unit_test(a_client_that_has_gone_waits_until_it_is_accepted),
+		cmocka_unit_test(one_that_is_still_connecting_counts_nothing),
+		cmocka_unit_test(nobody_waits_where_nobody_listens),
 		cmocka_unit_test(a_handed_over_socket_is_known_by_its_address),
 		cmocka_unit_test(what_is_no_tcp_socket_is_not_verified),
 	};

@@ -125,7 +125,8 @@ static void serve_with_buffer(struct fixture *f, const struct server_settings *s
 		assert_int_equal(
 			setsockopt(f->listener, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer)), 0);
 	assert_int_equal(listen(f->listener, 1024), 0);
-	assert_int_equal(server_listen(f->server, f->listener, &err), 0);
+	assert_int_equal(server_add_socket(f->server, f->listener, &err), 0);
+	assert_int_equal(server_accept_on(f->server, 0, true, &err), 0);
 }
 
 static void serve(struct fixture *f, struct server_settings settings)
@@ -1320,7 +1321,8 @@ static void two_listening_sockets_are_served(void **state)
 	first = f->address;
 	f->listener = bound_listener(f);
 	assert_int_equal(listen(f->listener, 16), 0);
-	assert_int_equal(server_listen(f->server, f->listener, &err), 0);
+	assert_int_equal(server_add_socket(f->server, f->listener, &err), 0);
+	assert_int_equal(server_accept_on(f->server, 1, true, &err), 0);
 	two = client(f);
 	f->address = first;
 	one = client(f);
@@ -1330,6 +1332,376 @@ static void two_listening_sockets_are_served(void **state)
 	assert_hears(f, one, "one\n");
 	close(one);
 	close(two);
+}
+
+/* ---- Which sockets are accepted on ---------------------------------------------------------- */
+
+/* A listening socket of a server that has several. */
+struct door {
+	int fd; /* owned by the server */
+	struct sockaddr_in address;
+};
+
+/* A server that accepts nowhere yet. */
+static void open_doors(struct fixture *f, struct door *doors, size_t n)
+{
+	struct server_settings settings = lines();
+	struct error err = {0};
+
+	f->server = server_new(f->base, &settings, &f->counters, on_idle, f);
+	assert_non_null(f->server);
+	for (size_t i = 0; i < n; i++) {
+		doors[i].fd = bound_listener(f);
+		doors[i].address = f->address;
+		assert_int_equal(listen(doors[i].fd, 64), 0);
+		assert_int_equal(server_add_socket(f->server, doors[i].fd, &err), 0);
+	}
+}
+
+static void accept_on(struct fixture *f, size_t number, bool accept)
+{
+	struct error err = {0};
+
+	assert_int_equal(server_accept_on(f->server, number, accept, &err), 0);
+	assert_int_equal(err.code, 0);
+}
+
+/* A client that has said something, and waits. */
+static int client_at(struct fixture *f, const struct door *door)
+{
+	int fd;
+
+	f->address = door->address;
+	fd = client(f);
+	client_say(f, fd, "hello\n");
+	return fd;
+}
+
+static void knock(struct fixture *f, const struct door *door, int *fds, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		fds[i] = client_at(f, door);
+}
+
+/* They are answered, and go. */
+static void assert_served(struct fixture *f, int *fds, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		assert_hears(f, fds[i], "hello\n");
+		close(fds[i]);
+	}
+}
+
+static void close_all(int *fds, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		close(fds[i]);
+}
+
+static void a_socket_that_is_not_accepted_on_keeps_its_clients_waiting(void **state)
+{
+	struct fixture *f = *state;
+	struct door door;
+	int fds[5];
+
+	open_doors(f, &door, 1);
+	knock(f, &door, fds, COUNT_OF(fds));
+	run_all(f);
+	assert_int_equal(COUNT(f, accepted), 0);
+	assert_hears_nothing(f, fds[0]);
+	accept_on(f, 0, true);
+	assert_served(f, fds, COUNT_OF(fds));
+	assert_int_equal(COUNT(f, accepted), 5);
+	assert_int_equal(COUNT(f, accept_pauses), 0);
+}
+
+static void accepting_no_longer_loses_nobody_and_can_begin_again(void **state)
+{
+	struct fixture *f = *state;
+	struct door door;
+	int served, fds[5];
+
+	open_doors(f, &door, 1);
+	for (unsigned round = 0; round < 3; round++) {
+		accept_on(f, 0, true);
+		served = client_at(f, &door);
+		assert_hears(f, served, "hello\n");
+		accept_on(f, 0, false);
+		knock(f, &door, fds, COUNT_OF(fds));
+		run_all(f);
+		assert_int_equal(COUNT(f, accepted), round * 6 + 1);
+		assert_hears_nothing(f, fds[4]);
+		/* Who was accepted before is served on. */
+		client_say(f, served, "hello\n");
+		assert_served(f, &served, 1);
+		accept_on(f, 0, true);
+		assert_served(f, fds, COUNT_OF(fds));
+	}
+	assert_int_equal(COUNT(f, accepted), 18);
+	assert_int_equal(f->idle_calls, 0);
+}
+
+static void saying_the_same_again_changes_nothing(void **state)
+{
+	struct fixture *f = *state;
+	struct door door;
+	int fd;
+
+	open_doors(f, &door, 1);
+	accept_on(f, 0, false);
+	accept_on(f, 0, true);
+	accept_on(f, 0, true);
+	assert_int_equal(event_base_get_num_events(f->base, EVENT_BASE_COUNT_ADDED), 1);
+	accept_on(f, 0, false);
+	accept_on(f, 0, false);
+	assert_int_equal(event_base_get_num_events(f->base, EVENT_BASE_COUNT_ADDED), 0);
+	fd = client_at(f, &door);
+	assert_hears_nothing(f, fd);
+	accept_on(f, 0, true);
+	assert_served(f, &fd, 1);
+}
+
+static void sockets_are_numbered_in_the_order_in_which_they_came(void **state)
+{
+	struct fixture *f = *state;
+	struct door doors[3];
+	int fds[3];
+
+	open_doors(f, doors, COUNT_OF(doors));
+	for (size_t i = 0; i < COUNT_OF(doors); i++)
+		fds[i] = client_at(f, &doors[i]);
+	for (size_t i = 0; i < COUNT_OF(doors); i++) {
+		const size_t order[] = {1, 2, 0};
+
+		accept_on(f, order[i], true);
+		run_all(f);
+		assert_int_equal(COUNT(f, accepted), i + 1);
+		assert_served(f, &fds[order[i]], 1);
+	}
+}
+
+static void a_number_that_there_is_not_is_passed_over(void **state)
+{
+	struct fixture *f = *state;
+	struct door door;
+	int fd;
+
+	open_doors(f, &door, 1);
+	accept_on(f, 1, true);
+	accept_on(f, SIZE_MAX, true);
+	server_give_up(f->server, 1);
+	server_give_up(f->server, SIZE_MAX);
+	fd = client_at(f, &door);
+	run_all(f);
+	assert_int_equal(COUNT(f, accepted), 0);
+	accept_on(f, 0, true);
+	accept_on(f, 1, false);
+	assert_served(f, &fd, 1);
+	server_stop_accepting(f->server, false);
+	/* Now there is none at all. */
+	accept_on(f, 0, true);
+	accept_on(f, 0, false);
+	server_give_up(f->server, 0);
+	server_stop_accepting(f->server, true);
+	run_until(f, &f->counters.closed, 1);
+	assert_int_equal(event_base_get_num_events(f->base, EVENT_BASE_COUNT_ADDED), 0);
+}
+
+/* Let the server find no free descriptor for the next client: `last` is the highest in use. */
+static void run_into_a_pause(struct fixture *f, int last)
+{
+	struct rlimit limit, low;
+	uint64_t pauses = COUNT(f, accept_pauses);
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	low = (struct rlimit){(rlim_t)last + 1, limit.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+	event_base_loop(f->base, EVLOOP_ONCE);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	assert_int_equal(COUNT(f, accept_pauses), pauses + 1);
+	assert_int_equal(COUNT(f, paused), 1);
+}
+
+static void what_is_said_during_a_pause_holds_after_it(void **state)
+{
+	struct fixture *f = *state;
+	struct door doors[3];
+	int fds[3];
+
+	open_doors(f, doors, COUNT_OF(doors));
+	for (size_t i = 0; i < COUNT_OF(doors); i++)
+		fds[i] = client_at(f, &doors[i]);
+	accept_on(f, 0, true);
+	run_into_a_pause(f, fds[2]);
+	accept_on(f, 0, false);
+	accept_on(f, 1, true);
+	accept_on(f, 2, true);
+	accept_on(f, 2, false);
+	/* The pause goes on. */
+	event_base_loop(f->base, EVLOOP_NONBLOCK);
+	assert_int_equal(COUNT(f, accepted), 0);
+	run_until(f, &f->counters.accepted, 1);
+	assert_int_equal(COUNT(f, paused), 0);
+	assert_served(f, &fds[1], 1);
+	assert_hears_nothing(f, fds[0]);
+	assert_hears_nothing(f, fds[2]);
+	assert_int_equal(COUNT(f, accepted), 1);
+	accept_on(f, 0, true);
+	accept_on(f, 2, true);
+	assert_served(f, &fds[0], 1);
+	assert_served(f, &fds[2], 1);
+	assert_int_equal(COUNT(f, accept_pauses), 1);
+}
+
+static void a_socket_that_comes_during_a_pause_waits_for_its_end(void **state)
+{
+	struct fixture *f = *state;
+	struct error err = {0};
+	struct door first, second;
+	int one, two;
+
+	open_doors(f, &first, 1);
+	accept_on(f, 0, true);
+	second.fd = bound_listener(f);
+	second.address = f->address;
+	assert_int_equal(listen(second.fd, 64), 0);
+	one = client_at(f, &first);
+	two = client_at(f, &second);
+	run_into_a_pause(f, two);
+	assert_int_equal(server_add_socket(f->server, second.fd, &err), 0);
+	accept_on(f, 1, true);
+	event_base_loop(f->base, EVLOOP_NONBLOCK);
+	assert_int_equal(COUNT(f, accepted), 0);
+	assert_served(f, &one, 1);
+	assert_served(f, &two, 1);
+	assert_int_equal(COUNT(f, paused), 0);
+}
+
+static void that_accepting_pauses_can_be_read(void **state)
+{
+	struct fixture *f = *state;
+	struct door door;
+	int fd;
+
+	open_doors(f, &door, 1);
+	assert_int_equal(COUNT(f, paused), 0);
+	accept_on(f, 0, true);
+	for (unsigned round = 0; round < 2; round++) {
+		fd = client_at(f, &door);
+		run_into_a_pause(f, fd);
+		run_until(f, &f->counters.accepted, round + 1);
+		assert_int_equal(COUNT(f, paused), 0);
+		assert_served(f, &fd, 1);
+		run_until(f, &f->counters.closed, round + 1);
+	}
+	fd = client_at(f, &door);
+	run_into_a_pause(f, fd);
+	server_stop_accepting(f->server, false);
+	assert_int_equal(COUNT(f, paused), 0);
+	assert_int_equal(event_base_get_num_events(f->base, EVENT_BASE_COUNT_ADDED), 0);
+	close(fd);
+}
+
+static void a_pause_does_not_keep_the_queue_from_being_emptied_at_the_end(void **state)
+{
+	struct fixture *f = *state;
+	struct door door;
+	int fds[3];
+
+	open_doors(f, &door, 1);
+	accept_on(f, 0, true);
+	knock(f, &door, fds, COUNT_OF(fds));
+	run_into_a_pause(f, fds[2]);
+	server_stop_accepting(f->server, true);
+	assert_int_equal(COUNT(f, accepted), 3);
+	assert_int_equal(COUNT(f, paused), 0);
+	assert_served(f, fds, COUNT_OF(fds));
+}
+
+static void only_the_queue_that_is_given_up_is_emptied(void **state)
+{
+	struct fixture *f = *state;
+	struct door doors[3];
+	int others[2], given_up[2], elsewhere[2][2], accepted;
+
+	open_doors(f, doors, COUNT_OF(doors));
+	/* Another process has them too. */
+	others[0] = dup(doors[0].fd);
+	others[1] = dup(doors[2].fd);
+	accept_on(f, 0, true);
+	knock(f, &doors[0], elsewhere[0], 2);
+	knock(f, &doors[1], given_up, 2);
+	knock(f, &doors[2], elsewhere[1], 2);
+	server_give_up(f->server, 1);
+	server_stop_accepting(f->server, false);
+	assert_int_equal(COUNT(f, accepted), 2);
+	assert_served(f, given_up, 2);
+	run_all(f);
+	assert_int_equal(COUNT(f, accepted), 2);
+	for (size_t i = 0; i < 2; i++) {
+		for (size_t k = 0; k < 2; k++) {
+			accepted = accept(others[i], NULL, NULL);
+			assert_true(accepted >= 0);
+			close(accepted);
+		}
+		close(others[i]);
+		close_all(elsewhere[i], 2);
+	}
+	run_until(f, &f->counters.closed, 2);
+	assert_int_equal(f->idle_calls, 1);
+}
+
+static void giving_up_alone_accepts_nobody(void **state)
+{
+	struct fixture *f = *state;
+	struct door door;
+	int fd;
+
+	open_doors(f, &door, 1);
+	server_give_up(f->server, 0);
+	fd = client_at(f, &door);
+	assert_hears_nothing(f, fd);
+	assert_int_equal(COUNT(f, accepted), 0);
+	server_stop_accepting(f->server, false);
+	assert_served(f, &fd, 1);
+}
+
+static void all_queues_are_emptied_also_those_that_were_never_accepted_on(void **state)
+{
+	struct fixture *f = *state;
+	struct door doors[3];
+	int fds[3][4];
+
+	open_doors(f, doors, COUNT_OF(doors));
+	accept_on(f, 0, true);
+	accept_on(f, 1, true);
+	accept_on(f, 1, false);
+	for (size_t i = 0; i < COUNT_OF(doors); i++)
+		knock(f, &doors[i], fds[i], 4);
+	assert_int_equal(COUNT(f, accepted), 0);
+	start_draining(f);
+	assert_int_equal(COUNT(f, accepted), 12);
+	for (size_t i = 0; i < COUNT_OF(doors); i++) {
+		for (size_t k = 0; k < 4; k++) {
+			assert_hears(f, fds[i][k], "hello\n");
+			assert_end(f, fds[i][k]);
+		}
+		close_all(fds[i], 4);
+	}
+	run_until(f, &f->counters.closed, 12);
+	assert_true(f->idle_calls > 0);
+	for (size_t i = 0; i < COUNT_OF(doors); i++)
+		assert_int_equal(fcntl(doors[i].fd, F_GETFD), -1);
+}
+
+static void a_server_without_sockets_can_be_stopped_and_freed(void **state)
+{
+	struct fixture *f = *state;
+
+	open_doors(f, NULL, 0);
+	assert_int_equal(f->idle_calls, 0);
+	server_stop_accepting(f->server, true);
+	assert_int_equal(f->idle_calls, 1);
 }
 
 #define TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
@@ -1379,6 +1751,19 @@ int main(void)
 		cmocka_unit_test(a_listening_socket_that_is_broken_does_not_hang_the_stop),
 		TEST(a_listening_socket_that_is_broken_does_not_burn_the_processor),
 		TEST(two_listening_sockets_are_served),
+		TEST(a_socket_that_is_not_accepted_on_keeps_its_clients_waiting),
+		TEST(accepting_no_longer_loses_nobody_and_can_begin_again),
+		TEST(saying_the_same_again_changes_nothing),
+		TEST(sockets_are_numbered_in_the_order_in_which_they_came),
+		TEST(a_number_that_there_is_not_is_passed_over),
+		TEST(what_is_said_during_a_pause_holds_after_it),
+		TEST(a_socket_that_comes_during_a_pause_waits_for_its_end),
+		TEST(that_accepting_pauses_can_be_read),
+		TEST(a_pause_does_not_keep_the_queue_from_being_emptied_at_the_end),
+		TEST(only_the_queue_that_is_given_up_is_emptied),
+		TEST(giving_up_alone_accepts_nobody),
+		TEST(all_queues_are_emptied_also_those_that_were_never_accepted_on),
+		TEST(a_server_without_sockets_can_be_stopped_and_freed),
 	};
 
 	support_limit_time(180);

@@ -1,0 +1,89 @@
+#include "run/orphans.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "os/procs.h"
+#include "run/supervisor.h"
+
+#define END_MS	 500
+#define PAUSE_MS 5
+
+/* What the shell that became us had started before is in our session, and none of ours. */
+static bool is_orphan(struct supervisor *supervisor, const struct proc *proc, pid_t program)
+{
+	pid_t session = getsid(proc->pid);
+
+	if (proc->parent != getpid() || session < 0 || session == getsid(0) ||
+	    child_find(&supervisor->children, proc->pid) != NULL)
+		return false;
+	return getpid() != 1 || (program > 0 && session == program);
+}
+
+/* It, or one that it descends from, is an orphan. */
+static bool is_below_orphan(struct supervisor *supervisor, const struct procs *procs,
+			    const struct proc *proc, pid_t program)
+{
+	while (proc != NULL && proc->parent != getpid())
+		proc = procs_find(procs, proc->parent);
+	return proc != NULL && is_orphan(supervisor, proc, program);
+}
+
+static void kill_one(const struct proc *proc)
+{
+	if (procs_signal(proc, SIGKILL) == 0)
+		log_info("process %d was left behind by a killed program: killed", (int)proc->pid);
+	else if (errno != ESRCH)
+		log_warning(
+			"process %d was left behind by a killed program and cannot be ended: %s",
+			(int)proc->pid, strerror(errno));
+}
+
+unsigned orphans_kill(struct supervisor *supervisor, pid_t program)
+{
+	struct procs procs;
+	struct error err = {0};
+	unsigned alive = 0;
+
+	supervisor->has_orphans = true;
+	if (procs_scan(&procs, &err) < 0) {
+		log_warning("what a killed program left behind cannot be found: %s", err.text);
+		return 0;
+	}
+	procs_mark_descendants(&procs, getpid());
+	for (size_t i = 0; i < procs.count; i++) {
+		const struct proc *proc = &procs.list[i];
+
+		if (!proc->below || !proc->alive ||
+		    !is_below_orphan(supervisor, &procs, proc, program))
+			continue;
+		kill_one(proc);
+		alive++;
+	}
+	procs_free(&procs);
+	return alive;
+}
+
+/*
+ * There is no loop any more that SIGCHLD would wake. Twice nobody, since a scan may miss who gets
+ * another parent while it runs.
+ */
+void orphans_end(struct supervisor *supervisor)
+{
+	int64_t until = clock_ms() + END_MS;
+	int nobody = 0;
+
+	while (nobody < 2 && clock_ms() < until) {
+		nobody = orphans_kill(supervisor, 0) == 0 ? nobody + 1 : 0;
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;
+		if (nobody == 0)
+			poll(NULL, 0, PAUSE_MS);
+	}
+}

@@ -1,0 +1,148 @@
+#include "run/spawn.h"
+
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "os/memory_file.h"
+#include "run/program.h"
+#include "run/service.h"
+#include "run/signals.h"
+#include "run/supervisor.h"
+#include "run/worker.h"
+
+struct nice {
+	bool set;
+	int value;
+	bool written;
+};
+
+/* The service's own goes over that of all. */
+static struct nice nice_of(const struct service *service)
+{
+	const struct generation *generation = service->generation;
+
+	if (service->conf->nice != CONF_NICE_GLOBAL)
+		return (struct nice){true, (int)service->conf->nice, true};
+	return (struct nice){
+		.set = launch_sets_nice(generation->supervisor->launch, generation->conf),
+		.value = (int)generation->conf->nice,
+		.written = generation->conf->nice_set,
+	};
+}
+
+static _Noreturn void become_program(const struct child *child, int channel, int counters)
+{
+	const struct service *service = child->service;
+	struct nice nice = nice_of(service);
+	struct program_start start = {
+		.name = child->name,
+		.service = service->conf,
+		.privileges = &service->privileges,
+		.set_nice = nice.set,
+		.nice = nice.value,
+		.nice_written = nice.written,
+		.nofile = child->supervisor->nofile,
+		.channel = channel,
+		.counters = counters,
+		.null = child->supervisor->null,
+	};
+
+	program_main(&start);
+}
+
+static _Noreturn void become_worker(const struct child *child, int channel, int counters,
+				    struct worker_socket *sockets)
+{
+	const struct service *service = child->service;
+	struct nice nice = nice_of(service);
+	struct worker_start start = {
+		.name = child->name,
+		.service = service->conf,
+		.privileges = &service->privileges,
+		.set_nice = nice.set,
+		.nice = nice.value,
+		.nice_written = nice.written,
+		.drain_timeout_ms = service->generation->conf->drain_timeout,
+		.channel = channel,
+		.counters = counters,
+		.null = child->supervisor->null,
+		.sockets = sockets,
+		.socket_count = service->socket_count,
+	};
+
+	worker_main(&start);
+}
+
+/* All sockets of the service, in fresh memory: its own, and those that it may be lent. */
+static struct worker_socket *sockets_for(const struct child *child)
+{
+	const struct service *service = child->service;
+	struct worker_socket *sockets = NULL;
+
+	if (child->kind == CHILD_WORKER)
+		sockets = calloc(service->socket_count + 1, sizeof(*sockets));
+	for (size_t i = 0; i < service->socket_count && sockets != NULL; i++)
+		sockets[i] = (struct worker_socket){
+			.fd = service->sockets[i].entry->fd,
+			.own = service_owner(service, i) == child->index,
+		};
+	return sockets;
+}
+
+/*
+ * Every signal is blocked from before the fork until the pid is stored, and in the child until it
+ * has its own table.
+ */
+static int fork_child(struct child *child, const int channel[2], int counters,
+		      struct worker_socket *sockets, struct error *err)
+{
+	int result;
+	pid_t pid;
+
+	signals_block();
+	pid = fork();
+	if (pid == 0 && child->kind == CHILD_PROGRAM)
+		become_program(child, channel[1], counters);
+	if (pid == 0)
+		become_worker(child, channel[1], counters, sockets);
+	if (pid > 0) {
+		result = child_attach(child, pid, channel[0], counters, err);
+	} else {
+		error_errno(err, "cannot start a process for %s", child->name);
+		close(channel[0]);
+		close(counters);
+		result = -1;
+	}
+	signals_unblock();
+	return result;
+}
+
+int child_spawn(struct child *child, struct error *err)
+{
+	struct worker_socket *sockets;
+	int ends[2], counters, result = -1;
+
+	counters = memory_file_shared("echod-counters", COUNTERS_SIZE, err);
+	if (counters < 0)
+		return -1;
+	if (channel_pair(ends, err) < 0) {
+		close(counters);
+		return -1;
+	}
+	if (child->service->generation->committed)
+		service_heal_sockets(child->service);
+	child->generation = child->service->generation->number;
+	child->stop_timeout = child->service->conf->stop_timeout;
+	sockets = sockets_for(child);
+	if (sockets != NULL || child->kind == CHILD_PROGRAM) {
+		result = fork_child(child, ends, counters, sockets, err);
+	} else {
+		error_errno(err, "cannot start a process for %s", child->name);
+		close(ends[0]);
+		close(counters);
+	}
+	free(sockets);
+	close(ends[1]);
+	return result;
+}
