@@ -11,17 +11,27 @@ Load: many clients at once that check every byte.
 
 The end of the block waits until each client has finished what it has begun, and fails with every
 fault that one of them met: a connection refused or reset, a reply that is wrong or too late.
+
+Where workers are killed, connections break: with `Load(may_break=True)` that is no fault, but noted
+in load.breaks. LoadProcess is the same in a process of its own, which leaves the test's own
+processor time alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import random
+import resource
 import select
 import socket
+import subprocess
+import sys
 import threading
-from dataclasses import dataclass, field
-from typing import Awaitable, Callable
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, AsyncIterator, Awaitable, Callable
 
 from echod import seconds
 from procfs import wait_until
@@ -50,13 +60,31 @@ class Span:
     lines: int
 
 
+class Broken(OSError):
+    """The other side ended a connection in the middle."""
+
+
+@dataclass
+class Break:
+    """A connection that broke: whose port, and from before it began to when that was seen."""
+
+    kind: str
+    port: int
+    begun: float  # time.monotonic, the same in all processes
+    ended: float
+    how: str
+
+
 class Load:
     """Clients in a thread of their own. `epoch` is for the test to count, as restarts go by."""
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self, seed: int = 1, pace: float = PACE, may_break: bool = False) -> None:
         self.epoch = 0
         self.spans: list[Span] = []
         self.faults: list[str] = []
+        self.breaks: list[Break] = []
+        self._pace = pace
+        self._may_break = may_break
         self._kinds: list[Kind] = []
         self._random = random.Random(seed)
         self._loop = asyncio.new_event_loop()
@@ -170,7 +198,7 @@ class Load:
                 return
 
     async def _pause(self) -> None:
-        await asyncio.sleep(self._random.uniform(0, PACE))
+        await asyncio.sleep(self._random.uniform(0, self._pace))
 
     def _line(self) -> bytes:
         """Mostly short, some longer than one segment."""
@@ -182,6 +210,8 @@ class Load:
             return await asyncio.wait_for(work, seconds(PATIENCE)) or b""
         except asyncio.TimeoutError:
             raise OSError(f"{what}: no end within {PATIENCE} s") from None
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise Broken(f"{what}: {error}") from None
         except OSError as error:
             raise OSError(f"{what}: {error}") from None
 
@@ -197,6 +227,18 @@ class Load:
         kind.connections += 1
         return client
 
+    @contextlib.asynccontextmanager
+    async def _connection(self, kind: Kind, host: str, port: int) -> AsyncIterator[socket.socket]:
+        begun = time.monotonic()
+        with await self._connect(kind, host, port) as client:
+            own_port = client.getsockname()[1]
+            try:
+                yield client
+            except Broken as error:
+                if not self._may_break:
+                    raise
+                self.breaks.append(Break(kind.name, own_port, begun, time.monotonic(), str(error)))
+
     async def _exchange(self, kind: Kind, client: socket.socket) -> None:
         """One line there and back, sent in one piece or in two."""
         line = self._line()
@@ -208,24 +250,23 @@ class Load:
         got = b""
         while len(got) < len(line):
             part = await self._step(self._loop.sock_recv(client, len(line) - len(got)), "receive")
-            assert part, f"the end after {len(got)} of {len(line)} bytes"
+            if not part:
+                raise Broken(f"the end after {len(got)} of {len(line)} bytes")
             got += part
         assert got == line, f"{got[:60]!r} came back for {line[:60]!r}"
         kind.lines += 1
 
     async def _one_line(self, kind: Kind, host: str, port: int) -> None:
         await self._pause()
-        client = await self._connect(kind, host, port)
-        with client:
+        async with self._connection(kind, host, port) as client:
             await self._exchange(kind, client)
             more = await self._step(self._loop.sock_recv(client, 1), "the end")
             assert not more, "more than the line came back"
 
     async def _conversation(self, kind: Kind, host: str, port: int, epochs: int | None) -> None:
         await self._pause()
-        client = await self._connect(kind, host, port)
         span = Span(self.epoch, self.epoch, 0)
-        with client:
+        async with self._connection(kind, host, port) as client:
             while not self._ending and (epochs is None or self.epoch < span.begun + epochs):
                 await self._exchange(kind, client)
                 span.lines += 1
@@ -275,3 +316,73 @@ def fill(client: socket.socket, line: bytes) -> int:
             break  # the server has had enough
     client.settimeout(seconds(PATIENCE))
     return sent
+
+
+class LoadProcess:
+    """
+    Load in a process of its own, from the beginning to the end of the block.
+
+        with LoadProcess(("one_line", port, 500), ("conversations", port, 500), pace=1) as load:
+            ...
+            load.report()  # lines, connections, breaks so far
+    """
+
+    def __init__(self, *kinds: tuple[str, int, int], **options: Any) -> None:
+        self._order = json.dumps({"kinds": kinds, "options": options})
+        self.lines = self.connections = 0
+        self.breaks: list[Break] = []
+
+    def __enter__(self) -> "LoadProcess":
+        self._process = subprocess.Popen([sys.executable, __file__, self._order], text=True,
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            self.report()
+        except BaseException:
+            self._process.kill()
+            raise
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        with self._process:
+            if kind is not None:
+                self._process.kill()
+                return
+            self._process.stdin.close()  # this is all
+            self._take()
+
+    def report(self) -> None:
+        """Take note of what was exchanged until now; fails with the faults that there were."""
+        print(file=self._process.stdin, flush=True)
+        self._take()
+
+    def _take(self) -> None:
+        answer = json.loads(self._process.stdout.readline() or '{"faults": ["no answer"]}')
+        assert not answer["faults"], "\n".join(answer["faults"][:20])
+        self.lines, self.connections = answer["lines"], answer["connections"]
+        self.breaks = [Break(**one) for one in answer["breaks"]]
+
+
+def _serve_order(order: dict[str, Any]) -> None:
+    """The process of LoadProcess: reports at each line that comes in, and at their end."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    load = Load(**order["options"])
+
+    def report() -> None:
+        print(json.dumps({"faults": load.faults, "lines": load.lines,
+                          "connections": load.connections,
+                          "breaks": [asdict(one) for one in list(load.breaks)]}), flush=True)
+    try:
+        with load:
+            for kind, port, clients in order["kinds"]:
+                getattr(load, kind)(port, clients)
+            load.await_all()
+            for _ in sys.stdin:
+                report()
+    except AssertionError as error:
+        load.faults.append(str(error))
+    report()
+
+
+if __name__ == "__main__":
+    _serve_order(json.loads(sys.argv[1]))

@@ -10,7 +10,7 @@ The test driver: one echod with a directory and a port of its own.
         echod.stop()
 
 What is checked at the end of each test, without being asked: the daemon ends when it is told to, no
-process of it is left, pidfile and control socket are gone, its log has no line of level error or
+process of it is left, its files in the run directory are gone, its log has no line of level error or
 worse (see `expect_log`), and no sanitizer has written a report.
 
 Environment:
@@ -86,6 +86,7 @@ class Echod:
         self.port = self._port.number
         self.pidfile = self.dir / f"{name}.pid"
         self.control = self.dir / f"{name}.sock"
+        self.stopped = self.dir / f"{name}.stopped"  # what remembers services stopped by order
         self.log_path: Path | None = self.dir / f"{name}.log"
         self.settings: dict[str, Any] = {}
         self.listen: list[str] = ["127.0.0.1"]
@@ -211,6 +212,15 @@ class Echod:
         if self.process is None:
             self._sessions.add(Process(self.pid).session)
 
+    def tell(self, verb: str, *words: str, expect: int = 0,
+             **popen: Any) -> subprocess.CompletedProcess[str]:
+        """A verb about a service, or about all: `tell("stop", "line")`, `tell("ps")`."""
+        return self.run_command(self.telling(verb, *words), expect=expect, **popen)
+
+    def telling(self, verb: str, *words: str) -> list[str]:
+        """The command line of `tell`, for who wants to run it beside something else."""
+        return [str(self.executable), verb, *self.where(), *words]
+
     def stop(self, *args: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
         """The verb: a polite stop that returns when the daemon is gone."""
         return self.run("stop", *args, expect=expect, timeout=60)
@@ -218,6 +228,11 @@ class Echod:
     def restart(self, expect: int = 0) -> subprocess.CompletedProcess[str]:
         """The verb: returns when the new generation serves, or with the reason why it does not."""
         return self.run("restart", expect=expect, timeout=60)
+
+    def start_service(self, name: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        """The verb `start NAME`, which needs no options of a start."""
+        return self.run_command([str(self.executable), "start", *self.where(), name],
+                                expect=expect)
 
     def signal(self, sig: int) -> None:
         """Send the supervisor a signal."""
@@ -242,8 +257,9 @@ class Echod:
         return Process(self.pid)
 
     def workers(self, state: str = "running") -> list[Process]:
-        """The living processes that the daemon says are in this state."""
-        found = [Process(p["pid"]) for p in self.status()["processes"] if p["state"] == state]
+        """The living workers that the daemon says are in this state; no programs."""
+        found = [Process(p["pid"]) for p in self.status()["processes"]
+                 if p["state"] == state and "/" in p["name"]]
         return [process for process in found if process.alive]
 
     def ask(self, verb: str, **more: Any) -> dict[str, Any]:
@@ -264,12 +280,65 @@ class Echod:
         assert answer["ok"], answer
         return answer
 
+    def service_status(self, name: str = "line") -> dict[str, Any]:
+        """What `echod status --json` says of one service."""
+        [service] = [s for s in self.status()["services"] if s["name"] == name]
+        return service
+
+    def ps(self, service: str | None = None) -> list[dict[str, Any]]:
+        """The rows of `echod ps`: all, or those of one service."""
+        answer = self.ask("ps")
+        assert answer["ok"], answer
+        return [row for row in answer["services"] if service in (None, row["service"])]
+
+    def row(self, name: str) -> dict[str, Any]:
+        """The row of a place: "line/0". What retires from it does not count."""
+        [row] = [r for r in self.ps() if r["name"] == name and r["state"] != "retiring"]
+        return row
+
+    def await_state(self, name: str, state: str = "running", timeout: float = 10,
+                    but: int = 0) -> dict[str, Any]:
+        """Wait until a place is in this state, by a process other than `but`; its row."""
+        def reached() -> dict[str, Any] | None:
+            row = self.row(name)
+            return row if row["state"] == state and row["pid"] != but else None
+        return wait_until(reached, seconds(timeout), f"{name} is {state}")
+
+    def await_ps(self, name: str, timeout: float = 10, **facts: Any) -> dict[str, Any]:
+        """Wait until the row has these facts: await_ps("sensor", state="running"). The row."""
+        row: dict[str, Any] = {}
+
+        def holds() -> bool:
+            row.clear()
+            row.update(self.row(name))
+            return all(row[key] == value for key, value in facts.items())
+        try:
+            wait_until(holds, seconds(timeout))
+        except AssertionError:
+            raise AssertionError(f"{name} is not {facts} but {row}") from None
+        return row
+
+    def await_program(self, name: str, since: int = 0) -> Process:
+        """Wait until a program runs, with another pid than `since`; its process."""
+        def runs() -> Process | None:
+            row = self.row(name)
+            executed = row["state"] == "running" and self._is_executed(row["pid"], since)
+            return Process(row["pid"]) if executed else None
+        return wait_until(runs, seconds(10), f"the program {name} runs")
+
+    def _is_executed(self, pid: int, since: int) -> bool:
+        """Until it is, `ps` shows the pid of its keeper, which belongs to the daemon's group."""
+        process = Process(pid)
+        return pid != since and process.alive and process.pgrp == pid
+
     def processes(self) -> list[Process]:
-        """Every living process of this daemon: by its session, or by its command line."""
+        """
+        Every living process of this daemon: by its session, or by a command line that names its
+        directory. The latter finds what programs leave behind: see `script` and `sleeper`.
+        """
         mark = str(self.dir)
         return processes_where(lambda p: p.session in self._sessions
-                               or any(mark in word for word in p.cmdline)
-                               and str(self.executable) in p.cmdline)
+                               or any(mark in word for word in p.cmdline))
 
     @property
     def sanitized(self) -> bool:
@@ -304,6 +373,35 @@ class Echod:
         """The text of one service, on this daemon's port unless `listen` is given."""
         keys = {"name": name, "listen": [f"127.0.0.1:{self.port}"], **keys}
         return "{ " + " ".join(f"{k} = {_libconfig(v)};" for k, v in keys.items()) + " }"
+
+    def program(self, name: str, *command: str | Path, **keys: Any) -> str:
+        """The text of a service that runs a command."""
+        keys = {"name": name, "command": [str(word) for word in command], **keys}
+        return "{ " + " ".join(f"{k} = {_libconfig(v)};" for k, v in keys.items()) + " }"
+
+    def script(self, name: str, text: str) -> Path:
+        """A shell script in the directory, which everybody may execute."""
+        path = self.dir / name
+        path.write_text("#!/bin/sh\n" + text)
+        path.chmod(0o755)
+        return path
+
+    @property
+    def sleeper(self) -> Path:
+        """A sleep(1) in the directory, so that its processes are known as this daemon's."""
+        path = self.dir / "sleep"
+        if not path.exists():
+            shutil.copy("/bin/sleep", path)
+        return path
+
+    def sleepers(self, *words: str) -> list[Process]:
+        """The living processes of `sleeper`; with words, those that have such an argument."""
+        mark = str(self.sleeper)
+
+        def is_one(process: Process) -> bool:
+            cmdline = process.cmdline
+            return cmdline[:1] == [mark] and (not words or cmdline[1] in words)
+        return processes_where(is_one)
 
     def configure(self, *services: str, extra: str = "", **settings: Any) -> Path:
         """
@@ -372,7 +470,7 @@ class Echod:
             left = self._leftovers()
             if left:
                 wrong.append(f"processes are left: {left}")
-            for path in (self.pidfile, self.control):
+            for path in (self.pidfile, self.control, self.stopped):
                 if os.path.lexists(path):
                     wrong.append(f"{path} is left")
             wrong += [f"log: {line}" for line in self.log_errors()]

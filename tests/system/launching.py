@@ -106,3 +106,32 @@ def assert_only_own_descriptors(echod: Echod, process: Process) -> None:
     strange = {fd: link for fd, link in process.fds.items() if fd > 2 and not link.startswith(own)}
     assert strange == {}, f"{process} holds {strange}"
     assert len(process.fds) < 100, process.fds
+
+
+class Container:
+    """
+    `echod -F` as process 1 of a pid namespace of its own.
+
+    `before` is what the shell does that then becomes echod: its children are those of process 1.
+    """
+
+    def __init__(self, echod: Echod, before: str = ":"):
+        self.echod = echod
+        self.unshare = subprocess.Popen(
+            ["unshare", "-pf", "--mount-proc", "--kill-child", "sh", "-c",
+             before + '\nexec "$@"', "sh", *echod.command("start", "-F")],
+            env=echod.env, text=True, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            start_new_session=True)
+        echod.process = self.unshare
+        # Seen from outside the kernel gives its pid in our namespace; inside, it is 1.
+        echod.await_ready()
+        assert echod.pid == 1
+        echod.adopt()
+
+    def run(self, *words: str, expect: int | None = None) -> subprocess.CompletedProcess[str]:
+        """A command inside."""
+        return self.echod.run_command(
+            ["nsenter", "-t", str(self.echod.pid), "-p", "-m", *words], expect=expect)
+
+    def verb(self, verb: str, expect: int | None = None) -> subprocess.CompletedProcess[str]:
+        return self.run(*self.echod.command(verb), expect=expect)

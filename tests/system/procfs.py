@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, TypeVar
 
@@ -15,6 +16,8 @@ T = TypeVar("T")
 
 # struct flock of x86-64, aarch64 and other 64-bit Linux: type, whence, start, len, pid.
 _FLOCK = "hhqqi4x"
+
+TIME_WAIT = "06"  # in /proc/net/tcp
 
 
 def wait_until(predicate: Callable[[], T], timeout: float, what: str = "") -> T:
@@ -55,6 +58,11 @@ class Process:
         return (self.path / "stat").read_text().rpartition(")")[2].split()
 
     @property
+    def name(self) -> str:
+        """What ps(1) shows: 15 bytes at most. A worker's is "line/0"."""
+        return (self.path / "comm").read_text().removesuffix("\n")
+
+    @property
     def state(self) -> str:
         return self.stat[0]
 
@@ -79,6 +87,11 @@ class Process:
     def cpu_ticks(self) -> int:
         """Processor time so far, user and system, in clock ticks."""
         return int(self.stat[11]) + int(self.stat[12])
+
+    @property
+    def cpu_ticks_of_all(self) -> int:
+        """The same, with that of all children that have ended and were waited for."""
+        return sum(int(ticks) for ticks in self.stat[11:15])
 
     @property
     def nice(self) -> int:
@@ -155,6 +168,14 @@ class Process:
         """The processes whose parent this is, zombies included."""
         return [p for p in processes() if _quietly(lambda p=p: p.ppid) == self.pid]
 
+    def child_pids(self) -> set[int]:
+        """The same as numbers, without a look at every process where the kernel knows better."""
+        try:
+            return {int(pid) for pid in (self.path / "task" / str(self.pid) / "children")
+                    .read_text().split()}
+        except FileNotFoundError:
+            return {child.pid for child in self.children}
+
     def await_end(self, timeout: float) -> bool:
         """Wait until the process is gone; true when it is."""
         try:
@@ -200,6 +221,37 @@ def lock_holder(path: Path | str, kind: int = fcntl.F_RDLCK) -> int:
         answer = fcntl.fcntl(file.fileno(), fcntl.F_GETLK, asked)
     kind_held, _, _, _, pid = struct.unpack(_FLOCK, answer)
     return 0 if kind_held == fcntl.F_UNLCK else pid
+
+
+@dataclass
+class TcpSocket:
+    """A row of /proc/net/tcp: a socket on a local port of IPv4."""
+
+    state: int
+    peer_port: int
+    queue: int  # bytes not read yet; of a listening one: connections that wait to be accepted
+    inode: int
+
+    LISTEN = 10
+
+
+def tcp_sockets(port: int) -> list[TcpSocket]:
+    """The sockets with this local port, those in TIME_WAIT left out: they are nobody's."""
+    mark = f":{port:04X} "
+    found = []
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        for line in table:
+            row = line.partition(": ")[2]  # local and remote address, state, queues, ...
+            if row[8:14] == mark and row[28:30] != TIME_WAIT:
+                word = row.split()
+                found.append(TcpSocket(int(word[2], 16), int(word[1].rpartition(":")[2], 16),
+                                       int(word[3].rpartition(":")[2], 16), int(word[8])))
+    return found
+
+
+def waiting_clients(port: int) -> int:
+    """How many connections wait to be accepted on this port."""
+    return sum(s.queue for s in tcp_sockets(port) if s.state == TcpSocket.LISTEN)
 
 
 class ReservedPort:

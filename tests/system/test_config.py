@@ -269,7 +269,7 @@ def test_several_services(echod: Echod) -> None:
     assert echod.echo(b"a\nb\nc\n") == b"a\nb\n"
     assert echod.echo(b"no line at all", port=other) == b"no line at all"
     services = {s["name"]: s for s in echod.status()["services"]}
-    assert services["line"]["workers"] == 1 and services["echo"]["workers"] == 2
+    assert services["line"]["processes"] == 1 and services["echo"]["processes"] == 2
     assert sorted(p["name"] for p in echod.status()["processes"]) == ["echo/0", "echo/1", "line/0"]
 
 
@@ -296,7 +296,7 @@ def test_restart_changes_the_number_of_workers(echod: Echod, counts: tuple[int, 
     echod.start()
     echod.configure(echod.service(workers=counts[1]))
     echod.restart()
-    assert echod.status()["services"][0]["workers"] == counts[1]
+    assert echod.status()["services"][0]["processes"] == counts[1]
     assert len(echod.workers()) == counts[1]
     for _ in range(30):
         echod.assert_serves()
@@ -324,7 +324,7 @@ def test_two_names_for_one_address(echod: Echod) -> None:
     """Seen only when names are looked up: two services would share the clients by chance."""
     echod.configure(echod.service("a"), echod.service("b", listen=[f"localhost:{echod.port}"]))
     done = echod.start(expect=6)
-    assert "used twice" in done.stderr
+    assert "is used already by service" in done.stderr
 
 
 def test_line_limits_are_in_force(echod: Echod) -> None:

@@ -15,12 +15,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
 from echod import Echod, read_to_end, seconds
 from launching import NOBODY, start_after
 from procfs import wait_until
+from test_restart import anonymous_kib
 
 # Connects, sends a question, prints the reply.
 _ASK = """
@@ -198,8 +200,8 @@ def test_oversize_request(echod: Echod) -> None:
 def test_oversize_request_is_told(echod: Echod) -> None:
     """Just over the limit: the reply says what the limit is."""
     echod.start()
-    answer = echod.ask_raw(b"x" * 4096)
-    assert answer["ok"] is False and "4096" in answer["error"]
+    answer = echod.ask_raw(b"x" * 16384)
+    assert answer["ok"] is False and "16384" in answer["error"]
 
 
 @pytest.mark.slow
@@ -266,7 +268,246 @@ def test_client_that_waits_is_answered_over_a_restart(echod: Echod) -> None:
     assert answer["ok"] is True and answer["generation"] == 2
 
 
+# ---- Requests that are no orders ----------------------------------------------------------------
+
+_DEEP = "[" * 3000 + "]" * 3000
+
+WRONG = {
+    # What an order is about is the first of args, a text.
+    **{f"stop {args[:24]}": f'{{"verb":"stop","args":{args}}}' for args in (
+        "null", '"line"', "7", "true", '{"0":"line"}', "[]", "[null]", "[7]", "[true]", "[1e5]",
+        '[["line"]]', '[{"name":"line"}]', '[""]', '["line","line"]', '["line",7]', '["nothing"]',
+        '["line\\u0000"]', '["\\u0000"]', '["line\\n"]', '["\\ud800"]', '["LINE"]',
+        '["' + "x" * 10000 + '"]', _DEEP, '["line"],"args":["line"]')},
+    "stop without args": '{"verb":"stop"}',
+    "two verbs": '{"verb":"ps","verb":"stop","args":["line"]}',
+    "nested verb": '{"verb":{"verb":"stop"},"args":["line"]}',
+    **{f"{verb} two": f'{{"verb":"{verb}","args":["line","other"]}}' for verb in
+       ("start", "stop", "kill", "remove")},
+    # Signals are texts, too.
+    **{f"kill {sig[:24]}": f'{{"verb":"kill","args":["line"],"signal":{sig}}}' for sig in (
+        "9", "15", "0", "-1", "true", "[]", '["KILL"]', "{}", '""', '"0"', '"-1"', '"99"',
+        '"SIGNOTHING"', '"KILL "', '"9223372036854775808"', '"' + "9" * 5000 + '"', "1e999",
+        "99999999999999999999")},
+    # A command is made of texts.
+    **{f"add {args[:24]}": f'{{"verb":"add","args":{args}}}' for args in (
+        '["new"]', '["new",""]', '["new",7]', '["new",null]', '["new",["/bin/sleep"]]',
+        '["new","/bin/sleep",60]', '["new","/bin/sleep",null]', '["new","sleep","60"]',
+        '["new","/nonexistent/command"]', '["new","/tmp"]', '["line","/bin/sleep","60"]',
+        '["two words","/bin/sleep","60"]', '["../new","/bin/sleep","60"]',
+        '["new\\u0000","/bin/sleep","60"]', '["new","/bin/sleep\\u0000","60"]',
+        '["' + "n" * 200 + '","/bin/sleep","60"]', '[' + '"new",' * 9999 + '"new"]',
+        '["new","/bin/echo"' + ',"x"' * 2000 + ']')},
+    **{f"add with {more}": f'{{"verb":"add","args":["new","/bin/sleep","60"],{more}}}' for more in (
+        '"user":0', '"user":["root"]', '"user":""', '"user":"no-such-user-here"', '"restart":true',
+        '"restart":["always"]', '"restart":"sometimes"', '"restart":""')},
+}
+
+
+@pytest.mark.timeout(120)
+def test_orders_of_wrong_types_are_refused(echod: Echod) -> None:
+    """Each with a clear error in one line; no service and no process is touched by any of them."""
+    echod.configure(echod.service(workers=1), echod.service(
+        "other", listen=[f"127.0.0.1:{echod.another_port()}"], workers=1))
+    echod.start()
+    before = [(p["name"], p["pid"], p["state"]) for p in echod.status()["processes"]]
+    memory, wrong = [], []
+    for _ in range(3):
+        for name, request in WRONG.items():
+            with connect(echod) as client:
+                client.sendall(request.encode() + b"\n")
+                reply = read_to_end(client)
+            answer = json.loads(reply)
+            if answer["ok"] is not False or answer["code"] not in (1, 2, 6) or \
+                    len(answer["error"]) < 10 or reply.count(b"\n") != 1:
+                wrong.append(f"{name}: {reply[:200]!r}")
+        assert not wrong, "\n".join(wrong)
+        memory.append(anonymous_kib(echod.supervisor))  # the first of them may need some more
+    status = echod.status()
+    assert [(p["name"], p["pid"], p["state"]) for p in status["processes"]] == before
+    assert [(s["name"], s["state"]) for s in status["services"]] == \
+        [("line", "running"), ("other", "running")]
+    # Sanitizers keep what was freed for a while.
+    assert echod.sanitized or memory[2] <= memory[0] * 1.05 + 16, memory
+    assert_undisturbed(echod)
+
+
+def test_invalid_utf8_is_refused_wherever_it_stands(echod: Echod) -> None:
+    echod.start()
+    for bad in (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\x80"):
+        for request in (b'{"verb":"stop","args":["line%s"]}\n', b'{"verb":"ps%s"}\n',
+                        b'{"%s":1,"verb":"status"}\n', b'{"verb":"kill","args":["line"],'
+                        b'"signal":"KILL%s"}\n', b"%s\n"):
+            answer = echod.ask_raw(request % bad)
+            assert answer["ok"] is False and answer["code"] == 2 and answer["error"]
+    assert_undisturbed(echod)
+
+
+# ---- Crowds -------------------------------------------------------------------------------------
+
+def latency(ask: Callable[[], object], tries: int = 15) -> float:
+    """The median of some round trips, in seconds."""
+    took = []
+    for _ in range(tries):
+        begun = time.monotonic()
+        ask()
+        took.append(time.monotonic() - begun)
+    return sorted(took)[tries // 2]
+
+
+class Unmoved:
+    """Around whatever clients do: memory, descriptors and both round trips stay as they were."""
+
+    def __init__(self, echod: Echod) -> None:
+        self.echod = echod
+        for _ in range(5):
+            assert_undisturbed(echod)
+        self.memory, self.fds = anonymous_kib(echod.supervisor), len(echod.supervisor.fds)
+        self.status, self.line = latency(self.ask), latency(echod.assert_serves)
+
+    def ask(self) -> None:
+        assert self.echod.status()["pid"] == self.echod.pid
+
+    def check(self) -> None:
+        """While they are there."""
+        status, line = latency(self.ask), latency(self.echod.assert_serves)
+        # On a machine that does other things as well, more than this cannot be told.
+        assert status <= 5 * self.status + seconds(0.05), (status, self.status)
+        assert line <= 5 * self.line + seconds(0.05), (line, self.line)
+        self.check_memory(512)
+
+    def check_end(self) -> None:
+        """When they have gone."""
+        wait_until(lambda: len(self.echod.supervisor.fds) <= self.fds, seconds(10),
+                   "no descriptor is kept")
+        self.check_memory(256)
+
+    def check_memory(self, more: int) -> None:
+        if not self.echod.sanitized:  # else what was freed is kept for a while
+            assert anonymous_kib(self.echod.supervisor) <= self.memory * 1.1 + more
+
+
+def test_1000_silent_clients(echod: Echod) -> None:
+    """They connect and say nothing: whoever comes after them is answered at once all the same."""
+    echod.start()
+    unmoved = Unmoved(echod)
+    clients = [connect(echod) for _ in range(1000)]
+    unmoved.check()
+    for half in clients[-10:]:
+        try:
+            half.sendall(b'{"verb":"sta')
+        except BrokenPipeError:
+            pass
+    unmoved.check()
+    told = 0
+    for client in clients[:900]:  # who was silent for longest had to make room, and hears why
+        reply = read_to_end(client)
+        answer = json.loads(reply)
+        assert reply.count(b"\n") == 1 and answer["ok"] is False and "too many" in answer["error"]
+        told += 1
+    assert told == 900
+    for client in clients:
+        client.close()
+    unmoved.check_end()
+
+
+def test_who_waits_for_an_outcome_is_not_sent_away_by_a_crowd(echod: Echod) -> None:
+    """Silent clients have to make room, not one whose order has been accepted."""
+    echod.configure(echod.service(workers=1), drain_timeout=20)
+    echod.start()
+    with echod.connect() as begun, connect(echod) as waiting:
+        begun.sendall(b"half a line")
+        wait_until(lambda: echod.status()["counters"]["bytes_in"] > 0, seconds(5))
+        waiting.sendall(b'{"verb":"stop","args":["line"]}\n')
+        wait_until(lambda: echod.status()["services"][0]["state"] == "stopping", seconds(5))
+        crowd = [connect(echod) for _ in range(60)]
+        assert echod.status()["ok"]
+        begun.sendall(b"\n")
+        assert read_to_end(begun) == b"half a line\n"
+        answer = json.loads(read_to_end(waiting))
+    assert answer["ok"] is True and answer["text"] == "line is stopped"
+    for client in crowd:
+        client.close()
+
+
+def test_clients_that_never_read(echod: Echod) -> None:
+    """A thousand questions whose answers nobody takes."""
+    echod.configure(*(echod.service(f"service-{number}", workers=1, listen=[
+        f"127.0.0.1:{port}"]) for number, port in enumerate(
+            [echod.port, *(echod.another_port() for _ in range(9))])))
+    echod.start()
+    unmoved = Unmoved(echod)
+    clients = []
+    for number in range(1000):
+        clients.append(connect(echod))
+        clients[-1].sendall(b'{"verb":"%s"}\n' % (b"status", b"ps", b"nothing")[number % 3])
+    unmoved.check()
+    for client in clients:
+        client.close()
+    unmoved.check_end()
+
+
+def test_long_and_broken_requests_leave_nothing_behind(echod: Echod) -> None:
+    """A megabyte without a newline, many times, and ends in the middle of everything."""
+    echod.start()
+    unmoved = Unmoved(echod)
+    block = b"x" * 1048576
+    for number in range(30):
+        with connect(echod) as client:
+            try:
+                client.sendall(block if number % 3 else b'{"verb":"stop","args":["' + block)
+                client.shutdown(socket.SHUT_WR)
+                reply = read_to_end(client)
+            except (BrokenPipeError, ConnectionResetError):
+                reply = b""  # more was sent than it would ever read
+        assert reply == b"" or "16384" in json.loads(reply)["error"]
+    unmoved.check()
+    for cut in range(1, 36):
+        with connect(echod) as client:
+            client.sendall(b'{"verb":"stop","args":["no-such-name"]}'[:cut])
+            client.shutdown(socket.SHUT_WR)
+            assert read_to_end(client) == b""
+    unmoved.check()
+    unmoved.check_end()
+
+
 # ---- The file of the socket ---------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", ["full", "datagram", "link to a living", "link to a stale"])
+def test_socket_of_somebody_else_is_left_alone(echod: Echod, kind: str) -> None:
+    """Whether he answers at the moment or not: the start is refused, and his socket stays."""
+    place = echod.dir / "other.sock" if kind.startswith("link") else echod.control
+    other = socket.socket(socket.AF_UNIX,
+                          socket.SOCK_DGRAM if kind == "datagram" else socket.SOCK_STREAM)
+    other.bind(str(place))
+    waiting = []
+    if kind != "datagram":
+        other.listen(0)
+    if kind == "link to a stale":
+        other.close()
+    if kind == "full":  # he does not accept, and his queue takes no more
+        while True:
+            waiting.append(socket.socket(socket.AF_UNIX))
+            waiting[-1].setblocking(False)
+            try:
+                waiting[-1].connect(str(place))
+            except BlockingIOError:
+                break
+    if kind.startswith("link"):
+        echod.control.symlink_to(place)
+    before = [os.lstat(path).st_ino for path in (place, echod.control)]
+    done = echod.start(expect=1)
+    assert re.fullmatch(rf"echod: [^\n]*{echod.control}[^\n]*\n", done.stderr)
+    assert [os.lstat(path).st_ino for path in (place, echod.control)] == before
+    assert not echod.pidfile.exists() and echod.processes() == []
+    for client in waiting:
+        client.close()
+    other.close()
+    for path in {place, echod.control}:
+        path.unlink()
+    echod.start()
+    assert_undisturbed(echod)
+
 
 def test_stale_socket_is_replaced(echod: Echod) -> None:
     """After kill -9 both files remain; the next start takes over."""

@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 
 from echod import Echod, seconds
-from launching import (assert_is_daemon, assert_only_own_descriptors, ordinary, prepared,
-                       start_after)
+from launching import (Container, assert_is_daemon, assert_only_own_descriptors, ordinary,
+                       prepared, start_after)
 from procfs import wait_until
 
 SURROUNDINGS = {
@@ -328,30 +328,6 @@ def test_fifty_starts_at_once(echod: Echod) -> None:
 
 
 # ---- Process 1 of a container -------------------------------------------------------------------
-
-class Container:
-    """`echod -F` as process 1 of a pid namespace of its own."""
-
-    def __init__(self, echod: Echod):
-        self.echod = echod
-        self.unshare = subprocess.Popen(
-            ["unshare", "-pf", "--mount-proc", "--kill-child", *echod.command("start", "-F")],
-            env=echod.env, text=True, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            start_new_session=True)
-        echod.process = self.unshare
-        # Seen from outside the kernel gives its pid in our namespace; inside, it is 1.
-        echod.await_ready()
-        assert echod.pid == 1
-        echod.adopt()
-
-    def run(self, *words: str, expect: int | None = None) -> subprocess.CompletedProcess[str]:
-        """A command inside."""
-        return self.echod.run_command(
-            ["nsenter", "-t", str(self.echod.pid), "-p", "-m", *words], expect=expect)
-
-    def verb(self, verb: str, expect: int | None = None) -> subprocess.CompletedProcess[str]:
-        return self.run(*self.echod.command(verb), expect=expect)
-
 
 @pytest.fixture
 def container(echod: Echod) -> Container:

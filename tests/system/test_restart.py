@@ -95,7 +95,7 @@ def test_100_hangups_leave_descriptors_and_memory_as_they_were(echod: Echod) -> 
     for number in range(1, 101):
         assert await_outcome(echod)["ok"]
         if number in (10, 100):
-            workers = echod.status()["services"][0]["workers"]
+            workers = echod.status()["services"][0]["processes"]
             wait_until(lambda: len(echod.status()["processes"]) == workers, seconds(10))
             descriptors[number] = sorted(echod.supervisor.fds.values())
             memory[number] = anonymous_kib(echod.supervisor)
@@ -171,7 +171,7 @@ def test_number_of_workers_grows_and_shrinks_under_load(echod: Echod) -> None:
             two_services(echod, talk_port, workers=workers)
             echod.restart()
             load.epoch += 1
-            assert [s["workers"] for s in echod.status()["services"]] == [workers] * 2
+            assert [s["processes"] for s in echod.status()["services"]] == [workers] * 2
             assert len(echod.workers()) == 2 * workers
             # Enough for each socket of the largest group to get some of them.
             load.assert_flows(60)

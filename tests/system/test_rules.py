@@ -514,7 +514,8 @@ def test_rule_25_the_executable_controls_its_daemon(echod: Echod) -> None:
     assert not Process(echod.pid).alive
 
 
-@pytest.mark.parametrize("words", [["bogus"], ["check", "bogus"], ["--bogus"], ["stop", "-Z"],
+@pytest.mark.parametrize("words", [["bogus"], ["start", "a", "b"], ["start", "-F", "a"],
+                                   ["check", "bogus"], ["--bogus"], ["stop", "-Z"],
                                    ["-p"], ["-T", "soon", "stop"], ["-p", "many"]], ids=" ".join)
 def test_rule_26_unknown_words_are_wrong_usage(echod: Echod, words: list[str]) -> None:
     """Usage on stderr, exit code 2, and nothing was started."""
@@ -548,6 +549,107 @@ def test_rule_27_stop_waits_for_clients_and_has_a_limit(echod: Echod) -> None:
         client.sendall(b"ended\n")
         assert read_to_end(client) == b"begun, ended\n"
     echod.await_end()
+
+
+@pytest.mark.valgrind_subset
+def test_rule_30_what_ends_unexpectedly_is_started_again(echod: Echod) -> None:
+    """A worker and a program, by a signal and by their own exit; the service goes on."""
+    echod.configure(echod.service(workers=1),
+                    echod.program("killed", echod.sleeper, 1000),
+                    echod.program("ends", "/bin/sh", "-c", f"exec {echod.sleeper} 0.2"))
+    echod.start()
+    killed = echod.await_program("killed")
+    for pid in (killed.pid, echod.workers()[0].pid):
+        os.kill(pid, signal.SIGKILL)
+    echod.await_ps("line/0", state="running", restarts=1)
+    echod.await_ps("killed", state="running", restarts=1)
+    wait_until(lambda: echod.row("ends")["restarts"] >= 2, seconds(10))
+    echod.assert_serves()
+
+
+def test_rule_30_a_programs_own_fault_does_not_end_the_service(echod: Echod) -> None:
+    """One that cannot live is tried ever more slowly; clients and other programs never notice."""
+    echod.configure(echod.service(workers=1), echod.program("good", echod.sleeper, 1000),
+                    echod.program("bad", "/bin/sh", "-c", "kill -SEGV $$"))
+    echod.start()
+    good = echod.await_program("good")
+    for pause in ("0.1", "0.2", "0.4"):
+        echod.await_log(f"a new bad starts in {pause} s")
+        echod.assert_serves()
+    assert echod.row("bad")["restarts"] <= 4
+    assert echod.row("good")["pid"] == good.pid
+    assert echod.status()["pid"] == echod.pid
+
+
+@pytest.mark.parametrize("name", ["line/0", "sensor"])
+def test_rule_30_kill_is_followed_by_a_restart(echod: Echod, name: str) -> None:
+    """By the verb: another process is there at once, and the count says so."""
+    echod.configure(echod.service(workers=1), echod.program("sensor", echod.sleeper, 1000))
+    echod.start()
+    echod.await_program("sensor")
+    before = echod.row(name)["pid"]
+    echod.tell("kill", name)
+    assert echod.await_ps(name, state="running", restarts=1)["pid"] != before
+    echod.assert_serves()
+
+
+@pytest.mark.parametrize("name", ["line", "sensor"])
+def test_rule_30_stop_is_not_followed_by_a_restart(echod: Echod, name: str) -> None:
+    """Not by itself, not by the death of others, not by a restart of the daemon in place."""
+    echod.configure(echod.service(workers=1), echod.program("sensor", echod.sleeper, 1000),
+                    echod.program("other", echod.sleeper, 2000))
+    echod.start()
+    echod.tell("stop", name)
+    echod.tell("kill", "other")
+    echod.await_ps("other", state="running", restarts=1)
+    echod.restart()
+    [row] = echod.ps(name)
+    assert (row["state"], row["pid"]) == ("stopped", None)
+    if name == "line":
+        with pytest.raises(ConnectionRefusedError):
+            echod.connect()
+    else:
+        assert echod.sleepers("1000") == []
+    echod.tell("start", name)
+    assert echod.ps(name)[0]["state"] == "running"
+
+
+@pytest.mark.valgrind_subset
+def test_rule_31_services_come_and_go_without_a_restart(echod: Echod) -> None:
+    """add, stop, start, kill, remove; the same daemon, and a client who never notices."""
+    echod.configure(echod.service(workers=1, max_lines=0))
+    echod.start()
+    with echod.connect() as client:
+        client.sendall(b"before\n")
+        assert read_exactly(client, 7) == b"before\n"
+        echod.tell("add", "sensor", "--", str(echod.sleeper), "1000")
+        assert len(echod.sleepers()) == 1
+        echod.tell("stop", "sensor")
+        assert echod.sleepers() == []
+        echod.tell("start", "sensor")
+        echod.tell("kill", "sensor")
+        echod.await_ps("sensor", state="running", restarts=1)
+        echod.tell("remove", "sensor")
+        assert echod.ps("sensor") == [] and echod.sleepers() == []
+        client.sendall(b"after\n")
+        assert read_exactly(client, 6) == b"after\n"
+    status = echod.status()
+    assert (status["pid"], status["generation"]) == (echod.pid, 1)
+    assert status["restarts"]["begun"] == 0
+
+
+def test_rule_31_any_program_may_give_commands(echod: Echod) -> None:
+    """A line of JSON and its answer are all that it takes."""
+    echod.configure(echod.service(workers=1), echod.program("sensor", echod.sleeper, 1000))
+    echod.start()
+    for request, text in ((b'{"verb":"stop","args":["sensor"]}', "sensor is stopped"),
+                          (b'{"verb":"start","args":["sensor"]}', "sensor runs (pid "),
+                          (b'{"verb":"kill","args":["sensor"]}', "SIGKILL was sent to sensor"),
+                          (b'{"verb":"stop","args":["line"]}', "line is stopped")):
+        answer = echod.ask_raw(request + b"\n")
+        assert answer["ok"] is True and answer["schema"] == 1, answer
+        assert answer["text"].startswith(text), answer
+    assert [row["state"] for row in echod.ps("line")] == ["stopped"]
 
 
 def test_rule_32_out_of_descriptors_it_pauses_and_recovers(echod: Echod) -> None:

@@ -188,7 +188,7 @@ def test_polite_end_answers_all_lines_already_received(talking: Echod) -> None:
     for client in clients:
         client.sendall(lines)
     talking.signal(signal.SIGUSR1)
-    for worker in talking.workers("stopping") or talking.workers():
+    for worker in talking.workers("draining") or talking.workers():
         os.kill(worker.pid, signal.SIGCONT)
     for client in clients:
         assert read_to_end(client) == lines

@@ -310,7 +310,7 @@ def test_status_json(echod: Echod) -> None:
     assert status["generation"] == 1
     assert status["restarts"] == {"begun": 0, "ended": 0, "failed": 0, "last": None}
     [service] = status["services"]
-    assert service["name"] == service["protocol"] == "line" and service["workers"] == 2
+    assert service["name"] == service["protocol"] == "line" and service["processes"] == 2
     assert service["addresses"] == [f"127.0.0.1:{echod.port}"]
     for process in status["processes"]:
         assert Process(process["pid"]).ppid == echod.pid
