@@ -46,6 +46,20 @@ def wear_out(echod: Echod, deaths: int = 5) -> None:
 
 # ---- Polite -------------------------------------------------------------------------------------
 
+def test_clients_that_do_not_close_hold_up_a_stop_for_two_seconds(talking: Echod) -> None:
+    """An idle one has its FIN and nothing to take: two seconds for its own, and no more."""
+    clients = [talking.connect() for _ in range(5)]
+    for client in clients:
+        say(client)
+    begun = time.monotonic()
+    talking.stop()
+    taken = time.monotonic() - begun
+    assert 1.5 < taken < 2 + seconds(1), taken
+    for client in clients:
+        assert read_to_end(client) == b""
+        client.close()
+
+
 def test_polite_stop_answers_every_line_that_was_received(talking: Echod) -> None:
     """Many clients, many lines each, more than the worker has read: all come back, then a FIN."""
     lines = b"".join(b"line %d \0\r\n" % number for number in range(2000))
