@@ -267,6 +267,9 @@ static void describe_end(struct child *child, int status)
 
 	if (child->failure_code != 0)
 		snprintf(how, sizeof(how), "could not start: %.900s", child->text);
+	else if (child->kind == CHILD_PROGRAM && !child->ended && WIFSIGNALED(status))
+		snprintf(how, sizeof(how), "lost its keeper (pid %d), which was ended by signal %s",
+			 (int)child->pid, signame(WTERMSIG(status)));
 	else if (WIFSIGNALED(status))
 		snprintf(how, sizeof(how), "was ended by signal %s%s", signame(WTERMSIG(status)),
 			 WCOREDUMP(status) ? " (core dumped)" : "");

@@ -8,16 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/logtarget.h"
 #include "base/signame.h"
 #include "os/daemonize.h"
-#include "os/fds.h"
 #include "os/notify.h"
 #include "run/control.h"
 #include "run/lifecycle.h"
@@ -29,66 +26,9 @@
 
 #include "config.h"
 
-/* Workers of a supervisor that died give their port back within moments. */
-#define PORT_RETRY_MS 2000
-
 /* A worker of the former generation that is stuck does not hold up the end of a restart for longer.
  */
 #define RETIRED_MS 1000
-
-bool launch_sets_nice(const struct launch *launch, const struct conf *conf)
-{
-	return conf->nice_set || (geteuid() == 0 && !launch->foreground);
-}
-
-/* ---- Log and libevent ----------------------------------------------------------------------- */
-
-struct log_settings supervisor_log_settings(const struct conf *conf)
-{
-	return (struct log_settings){conf->log.target, conf->log.facility, conf->log.socket};
-}
-
-int supervisor_check_log(const struct conf *conf, struct error *err)
-{
-	struct log_settings settings = supervisor_log_settings(conf);
-
-	return logtarget_check(&settings, err);
-}
-
-int supervisor_open_log(const struct launch *launch, const struct conf *conf, struct error *err)
-{
-	struct log_settings settings = supervisor_log_settings(conf);
-	int configured = log_level_parse(conf->log.level);
-	int level = configured + launch->verbosity;
-
-	/* -v stops at debug; -q never hides errors that the configuration wants to see. */
-	if (level > LOG_LEVEL_DEBUG)
-		level = LOG_LEVEL_DEBUG;
-	else if (level < LOG_LEVEL_ERROR)
-		level = configured < LOG_LEVEL_ERROR ? configured : LOG_LEVEL_ERROR;
-	log_set_level((enum log_level)level);
-	return logtarget_open(&settings, err);
-}
-
-/* Rule 11. Until "ready" the launcher's stderr gets what the log gets; in the foreground they may
- * be one. */
-static int open_first_log(const struct launch *launch, const struct conf *conf, struct error *err)
-{
-	log_copy_to_stderr(strcmp(conf->log.target, "stderr") != 0);
-	return supervisor_open_log(launch, conf, err);
-}
-
-static void on_libevent_log(int severity, const char *text)
-{
-	if (severity >= EVENT_LOG_WARN)
-		log_warning("libevent: %s", text);
-}
-
-static void on_libevent_fatal(int error)
-{
-	log_error("libevent cannot go on (%d)", error);
-	abort(); /* a fatal signal: recorded, and the pidfile goes */
-}
 
 /* ---- Stopping ------------------------------------------------------------------------------- */
 
@@ -205,7 +145,7 @@ void supervisor_remember_stopped(struct supervisor *supervisor)
 
 /* ---- The first generation ------------------------------------------------------------------- */
 
-static void start_failed(struct supervisor *supervisor, const struct error *failure)
+void supervisor_start_failed(struct supervisor *supervisor, const struct error *failure)
 {
 	supervisor->exit_code = failure->code;
 	if (supervisor->start_timer != NULL)
@@ -337,7 +277,7 @@ void supervisor_next_done(struct supervisor *supervisor, const struct error *fai
 	if (failure == NULL) {
 		take_over(supervisor);
 	} else if (supervisor->phase == PHASE_STARTING) {
-		start_failed(supervisor, failure);
+		supervisor_start_failed(supervisor, failure);
 	} else {
 		drop_generation(supervisor);
 		restart_ended(supervisor, failure);
@@ -394,7 +334,7 @@ static void stop_by_signal(struct supervisor *supervisor, int sig)
 	switch (supervisor->phase) {
 	case PHASE_STARTING:
 		error_set(&err, EXIT_FAILED, "ended by %s before it was ready", signame(sig));
-		start_failed(supervisor, &err);
+		supervisor_start_failed(supervisor, &err);
 		break;
 	case PHASE_SERVING:
 		begin_stop(supervisor, sig == SIGUSR1, signame(sig));
@@ -444,27 +384,9 @@ static void on_wakeup(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
-/*
- * With the true time for each timer: what took long in one turn, a name that had to be looked up,
- * must not shorten the time that others are given after it.
- */
-static struct event_base *make_base(void)
-{
-	struct event_config *config = event_config_new();
-	struct event_base *base = NULL;
-
-	if (config != NULL && event_config_set_flag(config, EVENT_BASE_FLAG_NO_CACHE_TIME) == 0)
-		base = event_base_new_with_config(config);
-	if (config != NULL)
-		event_config_free(config);
-	return base;
-}
-
 int supervisor_make_loop(struct supervisor *supervisor, int wakeup, struct error *err)
 {
-	event_set_log_callback(on_libevent_log);
-	event_set_fatal_callback(on_libevent_fatal);
-	supervisor->base = make_base();
+	supervisor->base = supervisor_make_base();
 	if (supervisor->base == NULL)
 		return error_set(err, EXIT_FAILED, "cannot make an event loop");
 	supervisor->wakeup =
@@ -541,116 +463,4 @@ int supervisor_tear_down(struct supervisor *supervisor)
 		log_notice("stopped");
 	logtarget_close();
 	return supervisor->exit_code;
-}
-
-void supervisor_set_up(struct supervisor *supervisor, const struct launch *launch)
-{
-	*supervisor = (struct supervisor){
-		.launch = launch,
-		.pidfile = PIDFILE_NONE,
-		.null = -1,
-		.report_fd = -1,
-		.since = time(NULL),
-		.restart = {.trial_output = -1},
-	};
-	TAILQ_INIT(&supervisor->children);
-	TAILQ_INIT(&supervisor->sockets);
-}
-
-/* ---- A start -------------------------------------------------------------------------------- */
-
-/* The process: what was inherited is undone before the first handler stands. */
-int supervisor_become(const int *keep, size_t keep_count, struct error *err)
-{
-	struct daemon_reset_options reset = {.keep_fds = keep, .keep_count = keep_count};
-	int wakeup;
-
-	if (daemon_reset(&reset, err) < 0)
-		return -1;
-	/* What a keeper leaves behind when it is killed comes to us. */
-	if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
-		return error_errno(err, "cannot become the reaper of orphans");
-	wakeup = signals_supervisor(err);
-	if (wakeup >= 0)
-		daemon_unblock_signals();
-	fds_raise_limit();
-	return wakeup;
-}
-
-static void remember_terminal(struct supervisor *supervisor)
-{
-	int fd = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
-
-	supervisor->had_terminal = fd >= 0;
-	if (fd >= 0)
-		close(fd);
-}
-
-/* Workers get it as 0 to 2, in the foreground too: they need no terminal, and must not have one. */
-int supervisor_open_null(struct supervisor *supervisor, struct error *err)
-{
-	supervisor->null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	return supervisor->null < 0 ? error_errno(err, "cannot open /dev/null") : 0;
-}
-
-/* What nobody asked for in writing must not keep the daemon from starting. */
-static int set_priority(const struct launch *launch, const struct conf *conf, struct error *err)
-{
-	if (!launch_sets_nice(launch, conf) || daemon_set_priority((int)conf->nice, err) == 0)
-		return 0;
-	if (conf->nice_set)
-		return -1;
-	log_warning("%s", err->text);
-	return 0;
-}
-
-/* What comes before the first generation: the process, its log, its lock, its loop. */
-static int prepare(struct supervisor *supervisor, const struct conf *conf, struct error *err)
-{
-	int wakeup = supervisor_become(&supervisor->report_fd, 1, err);
-
-	if (wakeup < 0 || open_first_log(supervisor->launch, conf, err) < 0 ||
-	    supervisor_open_null(supervisor, err) < 0 ||
-	    pidfile_lock(&supervisor->pidfile, conf->pidfile, err) < 0)
-		return -1;
-	signals_set_pidfile(&supervisor->pidfile);
-	if (set_priority(supervisor->launch, conf, err) < 0)
-		return -1;
-	remember_terminal(supervisor);
-	return supervisor_make_loop(supervisor, wakeup, err);
-}
-
-static int start(struct supervisor *supervisor, struct conf_source *source, struct conf *conf,
-		 struct error *err)
-{
-	if (prepare(supervisor, conf, err) < 0) {
-		conf_source_free(source);
-		conf_free(conf);
-		return -1;
-	}
-	supervisor->next = generation_new(supervisor, 1, source, conf, err);
-	if (supervisor->next == NULL || stoplist_load(conf->pidfile, supervisor->next, err) < 0 ||
-	    generation_prepare(supervisor->next, PORT_RETRY_MS, err) < 0)
-		return -1;
-	supervisor->control = control_open(supervisor, conf->control, err);
-	if (supervisor->control == NULL)
-		return -1;
-	return supervisor_start_workers(supervisor, err);
-}
-
-int supervisor_run(const struct launch *launch, struct conf_source *source, struct conf *conf,
-		   int report_fd)
-{
-	struct supervisor supervisor;
-	struct error err = {0};
-
-	supervisor_set_up(&supervisor, launch);
-	supervisor.report_fd = report_fd;
-	/* Before it is raised for the workers: programs get what the launcher had. */
-	getrlimit(RLIMIT_NOFILE, &supervisor.nofile);
-	if (start(&supervisor, source, conf, &err) < 0)
-		start_failed(&supervisor, &err);
-	else
-		supervisor_loop(&supervisor);
-	return supervisor_tear_down(&supervisor);
 }

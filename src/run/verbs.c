@@ -99,47 +99,65 @@ static bool has_process(const struct supervisor *supervisor, const char *name)
 	return false;
 }
 
+/* It ended, and is not started again by itself. */
+static void tell_rest(const struct service *service, const struct child *child,
+		      struct verb_answer *answer)
+{
+	if (service->stopped)
+		error_set(&answer->error, EXIT_FAILED, "%s has been stopped", service->conf->name);
+	else if (child->failure_code != 0)
+		error_set(&answer->error, child->failure_code, "%s %.800s", child->name,
+			  child->text);
+	else
+		say(answer, "%s %.800s", child->name, child->text);
+}
+
+static void tell_failure(const struct service *service, const struct child *child,
+			 struct verb_answer *answer)
+{
+	error_set(&answer->error, child->failure_code != 0 ? child->failure_code : EXIT_FAILED,
+		  "%s %.800s; it is tried again and again ('echod stop %s' ends that)", child->name,
+		  child->text, service->conf->name);
+}
+
+enum outcome { OPEN, RUNS, TOLD };
+
+/* OPEN: wait for what comes; TOLD: the answer says why it does not run. */
+static enum outcome look_at_start(const struct service *service, const struct child *child,
+				  struct verb_answer *answer)
+{
+	/* Without a child it is just being taken over by the next generation, or removed. */
+	if (child == NULL || child->state == CHILD_STARTING)
+		return OPEN;
+	switch (child->state) {
+	case CHILD_RUNNING:
+		/* "go" is not yet the execve of a program. */
+		return child->kind == CHILD_PROGRAM && child->program == 0 ? OPEN : RUNS;
+	case CHILD_BACKING_OFF:
+		/* After a first failure the next one starts at once. */
+		if (child->failures <= 1)
+			return OPEN;
+		tell_failure(service, child, answer);
+		return TOLD;
+	case CHILD_STOPPED:
+		tell_rest(service, child, answer);
+		return TOLD;
+	default:
+		/* A restart has brought other settings: it comes back by itself. */
+		if (child->start_again)
+			return OPEN;
+		error_set(&answer->error, EXIT_FAILED, "%s is being stopped", service->conf->name);
+		return TOLD;
+	}
+}
+
 static bool known_started(const struct service *service, struct verb_answer *answer)
 {
 	for (unsigned i = 0; i < service->slot_count; i++) {
-		const struct child *child = service->slots[i];
+		enum outcome outcome = look_at_start(service, service->slots[i], answer);
 
-		/* It is just being taken over by the next generation, or removed. */
-		if (child == NULL)
-			return false;
-		switch (child->state) {
-		case CHILD_STARTING:
-			return false;
-		case CHILD_RUNNING:
-			/* "go" is not yet the execve of a program. */
-			if (child->kind == CHILD_PROGRAM && child->program == 0)
-				return false;
-			break;
-		case CHILD_BACKING_OFF:
-			/* After a first failure the next one starts at once. */
-			if (child->failures <= 1)
-				return false;
-			error_set(
-				&answer->error,
-				child->failure_code != 0 ? child->failure_code : EXIT_FAILED,
-				"%s %.800s; it is tried again and again ('echod stop %s' ends that)",
-				child->name, child->text, service->conf->name);
-			return true;
-		case CHILD_STOPPED:
-			if (service->stopped)
-				error_set(&answer->error, EXIT_FAILED, "%s has been stopped",
-					  service->conf->name);
-			else if (child->failure_code != 0)
-				error_set(&answer->error, child->failure_code, "%s %.800s",
-					  child->name, child->text);
-			else
-				say(answer, "%s %.800s", child->name, child->text);
-			return true;
-		default:
-			error_set(&answer->error, EXIT_FAILED, "%s is being stopped",
-				  service->conf->name);
-			return true;
-		}
+		if (outcome != RUNS)
+			return outcome == TOLD;
 	}
 	if (service_is_program(service))
 		say(answer, "%s runs (pid %d)", service->conf->name,
