@@ -16,19 +16,20 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "os/local_socket.h"
 #include "run/handover.h"
 #include "run/restart.h"
 #include "run/status.h"
 #include "run/supervisor.h"
 #include "run/verbs.h"
 
-#define REQUEST_MAX	  16384 /* bytes */
-#define REQUEST_TIME	  5	/* seconds for a whole request, and for taking its reply */
-#define CLIENTS_MAX	  16	/* that ask, or take their reply */
-#define WAITING_MAX	  128	/* with those that wait for something to happen */
-#define PAUSE_MS	  100
-#define DISCARDED_MAX	  1048576 /* bytes */
-#define CONTROL_MODE_MASK 0177
+#define REQUEST_MAX   16384 /* bytes */
+#define REQUEST_TIME  5	    /* seconds for a whole request, and for taking its reply */
+#define CLIENTS_MAX   16    /* that ask, or take their reply */
+#define WAITING_MAX   128   /* with those that wait for something to happen */
+#define PAUSE_MS      100
+#define DISCARDED_MAX 1048576 /* bytes */
+#define CONTROL_MODE  0600
 
 struct client {
 	TAILQ_ENTRY(client) link;
@@ -329,15 +330,6 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
 		pause_accepting(control);
 }
 
-/* The file may have been removed, or replaced, since it was bound. */
-static bool is_at(const char *path, dev_t device, ino_t inode)
-{
-	struct stat st;
-
-	return lstat(path, &st) == 0 && S_ISSOCK(st.st_mode) && st.st_dev == device &&
-	       st.st_ino == inode;
-}
-
 static bool is_full(const struct control *control)
 {
 	const struct client *client;
@@ -396,71 +388,6 @@ static void on_accept(evutil_socket_t listener, short what, void *arg)
 			     "too many control clients at once; try again");
 }
 
-/* A file of this name: nothing, a stale socket (removed), or a reason to give up. */
-static int clear_path(const struct sockaddr_un *address, struct error *err)
-{
-	const char *path = address->sun_path;
-	struct stat st;
-	int fd, result;
-
-	if (lstat(path, &st) < 0)
-		return errno == ENOENT
-			       ? 0
-			       : error_errno(err, "cannot look at the control socket %s", path);
-	if (!S_ISSOCK(st.st_mode))
-		return error_set(
-			err, EXIT_FAILED,
-			"the control socket %s exists and is no socket: remove it or set control",
-			path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return error_errno(err, "cannot make the control socket");
-	result = connect(fd, (const struct sockaddr *)address, sizeof(*address));
-	if (result < 0 && errno == ECONNREFUSED) {
-		/* Nobody listens, and nobody else will bind it: the pid lock is ours. */
-		result = unlink(path);
-		if (result < 0)
-			error_errno(err, "cannot remove the stale control socket %s", path);
-		else
-			log_notice(
-				"the control socket %s was left behind by a daemon that no longer runs: "
-				"replaced",
-				path);
-	} else {
-		struct ucred peer = {0};
-		socklen_t len = sizeof(peer);
-
-		getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
-		result = error_set(
-			err, EXIT_FAILED,
-			"a daemon (pid %d) answers at the control socket %s: stop it, or set control",
-			(int)peer.pid, path);
-	}
-	close(fd);
-	return result;
-}
-
-static int bind_control(const struct sockaddr_un *address, struct error *err)
-{
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	mode_t mask;
-	int result;
-
-	if (fd < 0)
-		return error_errno(err, "cannot make the control socket");
-	/* umask, not chmod after bind: the mode is right from the first instant. */
-	mask = umask(CONTROL_MODE_MASK);
-	result = bind(fd, (const struct sockaddr *)address, sizeof(*address));
-	umask(mask);
-	if (result == 0)
-		result = listen(fd, CLIENTS_MAX);
-	if (result == 0)
-		return fd;
-	error_errno(err, "cannot bind the control socket %s", address->sun_path);
-	close(fd);
-	return -1;
-}
-
 /* Takes the descriptor in any case. */
 static struct control *control_new(struct supervisor *supervisor, const char *path, int fd,
 				   struct error *err)
@@ -493,14 +420,13 @@ static struct control *control_new(struct supervisor *supervisor, const char *pa
 
 struct control *control_open(struct supervisor *supervisor, const char *path, struct error *err)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int fd;
+	int fd = local_socket_listen(path, CONTROL_MODE, CLIENTS_MAX, err);
 
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-	if (clear_path(&address, err) < 0)
+	if (fd < 0) {
+		error_prefix(err, "control: ");
 		return NULL;
-	fd = bind_control(&address, err);
-	return fd < 0 ? NULL : control_new(supervisor, path, fd, err);
+	}
+	return control_new(supervisor, path, fd, err);
 }
 
 void control_close(struct control *control)
@@ -518,7 +444,7 @@ void control_close(struct control *control)
 	}
 	while (!TAILQ_EMPTY(&control->clients))
 		client_free(TAILQ_FIRST(&control->clients)); /* NOLINT: it leaves the list first */
-	if (is_at(control->path, control->device, control->inode))
+	if (local_socket_is_at(control->path, control->device, control->inode))
 		unlink(control->path);
 	if (control->event != NULL)
 		event_free(control->event);
@@ -683,7 +609,7 @@ struct control *control_adopt(struct supervisor *supervisor, const char *path,
 		close_clients(handover);
 		return NULL;
 	}
-	if (is_at(path, handover->control_device, handover->control_inode)) {
+	if (local_socket_is_at(path, handover->control_device, handover->control_inode)) {
 		control = control_new(supervisor, path, handover->control, err);
 	} else {
 		close(handover->control);

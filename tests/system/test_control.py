@@ -518,7 +518,7 @@ def test_stale_socket_is_replaced(echod: Echod) -> None:
     echod.start()
     assert_undisturbed(echod)
     assert echod.control.stat().st_ino != old or True  # inode numbers may be used again
-    echod.await_log("control socket .* replaced")
+    echod.await_log("the socket .* replaced")
 
 
 def test_socket_of_another_daemon_is_not_taken(make_echod) -> None:
@@ -707,6 +707,7 @@ def test_socket_that_was_lost_is_bound_anew_at_a_restart(echod: Echod) -> None:
     echod.settings["control"] = echod.control
     echod.start()
     echod.expect_log("control socket")
+    echod.expect_log("control: cannot bind")
     shutil.rmtree(place)
     echod.signal(signal.SIGHUP)
     echod.await_log("generation 2 serves")
