@@ -171,9 +171,10 @@ static char *read_line(int fd, int64_t ms, struct error *err)
 		if (n < 0)
 			break;
 		if (n == 0 && clock_ms() >= until) {
-			error_set(err, EXIT_FAILED,
-				  "no answer within %.3g s; 'echod status' tells more",
-				  (double)ms / 1000);
+			error_set(
+				err, EXIT_FAILED,
+				"no answer within %.3g s; the daemon goes on with it, and 'echod ps' shows how",
+				(double)ms / 1000);
 			free(line);
 			return NULL;
 		}

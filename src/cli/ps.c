@@ -282,7 +282,7 @@ static int print_reply(const struct options *options, const json_t *reply)
 		return cli_fail(&err);
 	}
 	if (options->json) {
-		json_dumpf(reply, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER);
+		json_dumpf(reply, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
 		puts("");
 	} else if (options->quiet) {
 		print_names(rows);

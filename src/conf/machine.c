@@ -27,7 +27,7 @@ static int look_user(const char *name, bool program, struct error *err)
 				 errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
 	if (user->pw_uid == 0 && !program)
 		return error_set(err, EXIT_CONFIG,
-				 "workers must not run as root: another user than '%s'", name);
+				 "workers must not run as root: name another user than '%s'", name);
 	return 0;
 }
 
@@ -38,9 +38,9 @@ static int look_group(const char *name, bool program, struct error *err)
 	if (group == NULL)
 		return error_set(err, EXIT_CONFIG, "there is no group '%s'", name);
 	if (group->gr_gid == 0 && !program)
-		return error_set(err, EXIT_CONFIG,
-				 "workers must not run in root's group: another group than '%s'",
-				 name);
+		return error_set(
+			err, EXIT_CONFIG,
+			"workers must not run in root's group: name another group than '%s'", name);
 	return 0;
 }
 

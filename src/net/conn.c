@@ -183,7 +183,8 @@ static void finish(struct conn *conn)
 		 * the kernel send a reset, and that can overtake the reply (RFC 1122,
 		 * section 4.2.2.13). A FIN cannot.
 		 */
-		/* Before the FIN, which the kernel counts, too: its acknowledgement is no progress. */
+		/* Before the FIN, which the kernel counts, too: its acknowledgement is no progress.
+		 */
 		conn->unacknowledged = unacknowledged(conn);
 		shutdown(conn_fd(conn), SHUT_WR);
 		conn->state = CONN_LINGER;

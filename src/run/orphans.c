@@ -38,11 +38,10 @@ static bool is_below_orphan(struct supervisor *supervisor, const struct procs *p
 static void kill_one(const struct proc *proc)
 {
 	if (procs_signal(proc, SIGKILL) == 0)
-		log_info("process %d was left behind by a killed program: killed", (int)proc->pid);
+		log_info("process %d is killed: the keeper of its program is gone", (int)proc->pid);
 	else if (errno != ESRCH)
-		log_warning(
-			"process %d was left behind by a killed program and cannot be ended: %s",
-			(int)proc->pid, strerror(errno));
+		log_warning("process %d, whose keeper is gone, cannot be ended: %s", (int)proc->pid,
+			    strerror(errno));
 }
 
 unsigned orphans_kill(struct supervisor *supervisor, pid_t program)

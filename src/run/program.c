@@ -248,8 +248,8 @@ static void tell_left_behind(struct keeper *keeper)
 	int alive = family_alive(&keeper->family);
 
 	if (alive > 0)
-		log_notice("the program ended and left %d processes behind: they shall end, too",
-			   alive);
+		log_notice("the program ended and left %d process%s behind, which shall end, too",
+			   alive, alive == 1 ? "" : "es");
 }
 
 static void leader_ended(struct keeper *keeper)

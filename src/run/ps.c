@@ -38,6 +38,16 @@ static bool find_use(const struct child *child, struct procs *procs, struct proc
 	return true;
 }
 
+/* Why there is no process. */
+static json_t *note(const struct child *child)
+{
+	if (child->text[0] != '\0')
+		return status_text(child->text);
+	if (child->state == CHILD_STOPPED && child->service != NULL && child->service->stopped)
+		return json_string("by order");
+	return json_null();
+}
+
 static json_t *row(const struct child *child, struct procs *procs)
 {
 	bool serves = child->pid != 0 && child->kind == CHILD_WORKER;
@@ -55,8 +65,7 @@ static json_t *row(const struct child *child, struct procs *procs)
 		number_or_null(serves, (json_int_t)child_connections(child)), "requests_per_second",
 		real_or_null(serves, watchdog_request_rate(child)), "cpu_seconds",
 		real_or_null(used, (double)use.cpu_ms / 1000), "memory",
-		number_or_null(used, (json_int_t)use.memory), "text",
-		status_text(child->text[0] != '\0' ? child->text : NULL));
+		number_or_null(used, (json_int_t)use.memory), "text", note(child));
 }
 
 /* Reading all of /proc takes a while: only when there is a program. */

@@ -446,6 +446,7 @@ void service_take_over(struct service *service, struct service *former)
 	child->generation = service->generation->number;
 	if (service->stopped || same_program(service, former))
 		return;
+	log_notice("the settings of %s have changed: it is started anew", service->conf->name);
 	/* Two of the same program must not run at once: the new one waits for the end of the old.
 	 */
 	if (child->pid != 0) {

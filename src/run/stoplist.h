@@ -11,7 +11,8 @@
 
 /*
  * Write the names of the stopped services of this generation, or remove the file when there are
- * none. The file is replaced as a whole (rename(2)). Returns 0 or -1.
+ * none. The file is replaced as a whole (rename(2)). Returns 0, or -1: then it
+ * is as it was.
  */
 int stoplist_save(const char *pidfile, const struct generation *generation, struct error *err);
 

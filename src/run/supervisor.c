@@ -111,6 +111,19 @@ static void stop_children(struct supervisor *supervisor, enum child_event event)
 	}
 }
 
+/* Clients have drain_timeout, and each program its own stop_timeout. */
+static int64_t polite_stop_ms(const struct supervisor *supervisor)
+{
+	int64_t longest = supervisor->current->conf->drain_timeout;
+	const struct child *child;
+
+	TAILQ_FOREACH (child, &supervisor->children, link)
+		if (child->kind == CHILD_PROGRAM && child->pid != 0 &&
+		    child->stop_timeout > longest)
+			longest = child->stop_timeout;
+	return longest;
+}
+
 static void begin_stop(struct supervisor *supervisor, bool polite, const char *why)
 {
 	bool first = supervisor->phase == PHASE_SERVING;
@@ -120,7 +133,7 @@ static void begin_stop(struct supervisor *supervisor, bool polite, const char *w
 	drop_next(supervisor);
 	log_notice(polite ? "%s: stopping when clients have their answers, within %.1f s"
 			  : "%s: stopping at once",
-		   why, (double)supervisor->current->conf->drain_timeout / 1000);
+		   why, (double)polite_stop_ms(supervisor) / 1000);
 	notify_send("STOPPING=1\nSTATUS=Stopping");
 	control_stopping(supervisor->control);
 	if (polite && first)
@@ -139,8 +152,10 @@ void supervisor_remember_stopped(struct supervisor *supervisor)
 	struct error err = {0};
 
 	if (stoplist_save(supervisor->pidfile.path, supervisor->current, &err) < 0)
-		log_error("%s: after a crash of the daemon, stopped services would start",
-			  err.text);
+		log_error(
+			"%s: after a crash of the daemon, services would be stopped or started as before this "
+			"order",
+			err.text);
 }
 
 /* ---- The first generation ------------------------------------------------------------------- */
@@ -166,7 +181,8 @@ static void log_service(const struct service *service)
 {
 	char text[ADDR_TEXT_MAX];
 
-	if (service->stopped)
+	/* At a start, stoplist_load has said why. */
+	if (service->stopped && service->generation->number > 1)
 		log_notice("service %s stays stopped", service->conf->name);
 	for (size_t i = 0; i < service->socket_count; i++) {
 		const struct socket_entry *entry = service->sockets[i].entry;

@@ -63,7 +63,8 @@ static void await(struct order *order, enum await what)
 
 /* ---- Names ---------------------------------------------------------------------------------- */
 
-static void unknown_name(struct order *order)
+/* `kind` is what was looked for. */
+static void unknown_name(struct order *order, const char *kind)
 {
 	const struct service *service;
 	const char *nearest = NULL;
@@ -72,7 +73,7 @@ static void unknown_name(struct order *order)
 	TAILQ_FOREACH (service, &order->supervisor->current->services, link)
 		if (text_is_nearer(order->name, service->conf->name, &best))
 			nearest = service->conf->name;
-	refuse(order, EXIT_FAILED, "there is no service '%.64s'%s%s%s", order->name,
+	refuse(order, EXIT_FAILED, "there is no %s '%.64s'%s%s%s", kind, order->name,
 	       nearest != NULL ? "; did you mean '" : "", nearest != NULL ? nearest : "",
 	       nearest != NULL ? "'?" : "");
 }
@@ -82,7 +83,7 @@ static struct service *find(struct order *order)
 	struct service *service = generation_service(order->supervisor->current, order->name);
 
 	if (service == NULL)
-		unknown_name(order);
+		unknown_name(order, "service");
 	return service;
 }
 
@@ -106,8 +107,9 @@ static void tell_rest(const struct service *service, const struct child *child,
 	if (service->stopped)
 		error_set(&answer->error, EXIT_FAILED, "%s has been stopped", service->conf->name);
 	else if (child->failure_code != 0)
-		error_set(&answer->error, child->failure_code, "%s %.800s", child->name,
-			  child->text);
+		error_set(&answer->error, child->failure_code,
+			  "%s %.800s; it is not tried again (restart = \"%s\")", child->name,
+			  child->text, service->conf->restart);
 	else
 		say(answer, "%s %.800s", child->name, child->text);
 }
@@ -116,8 +118,9 @@ static void tell_failure(const struct service *service, const struct child *chil
 			 struct verb_answer *answer)
 {
 	error_set(&answer->error, child->failure_code != 0 ? child->failure_code : EXIT_FAILED,
-		  "%s %.800s; it is tried again and again ('echod stop %s' ends that)", child->name,
-		  child->text, service->conf->name);
+		  "%s %.800s; it is there, and tried again and again until 'echod %s %s'",
+		  child->name, child->text, service->added != NULL ? "remove" : "stop",
+		  service->conf->name);
 }
 
 enum outcome { OPEN, RUNS, TOLD };
@@ -294,6 +297,21 @@ static bool is_meant(const struct order *order, const struct child *child)
 	       strcmp(child->service_name, order->name) == 0;
 }
 
+/* What would have to be signalled is not there: why? */
+static void refuse_absent(struct order *order)
+{
+	const struct service *service = generation_service(order->supervisor->current, order->name);
+
+	if (service == NULL)
+		refuse(order, EXIT_FAILED, "%s has no process now", order->name);
+	else if (service->stopped)
+		refuse(order, EXIT_FAILED, "%s is stopped: 'echod start %s' starts it", order->name,
+		       order->name);
+	else
+		refuse(order, EXIT_FAILED, "%s has no process now: it is %s", order->name,
+		       service_state(service));
+}
+
 static void send_signal(struct order *order, int sig)
 {
 	struct child *child, *last = NULL;
@@ -313,7 +331,7 @@ static void send_signal(struct order *order, int sig)
 			sent++;
 		}
 	if (sent == 0)
-		refuse(order, EXIT_FAILED, "%s has no process now", order->name);
+		refuse_absent(order);
 	else if (sent == 1)
 		say(order->answer, "%s was sent to %s (pid %d)", signame(sig), last->name,
 		    (int)child_shown_pid(last));
@@ -338,7 +356,7 @@ static void obey_kill(struct order *order)
 	if (known)
 		send_signal(order, sig);
 	else
-		unknown_name(order);
+		unknown_name(order, "service or process");
 }
 
 /* The words of args behind the name, NULL at the end; they stay the request's. */
@@ -411,8 +429,9 @@ static void obey_remove(struct order *order)
 		return;
 	if (service->added == NULL) {
 		refuse(order, EXIT_FAILED,
-		       "%s is part of the configuration: remove it there and reload, or stop it",
-		       order->name);
+		       "%s is part of the configuration: take it out there and 'echod restart', or "
+		       "'echod stop %s'",
+		       order->name, order->name);
 		return;
 	}
 	log_notice("service %s is removed by order", order->name);

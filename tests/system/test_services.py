@@ -576,7 +576,7 @@ def test_kill_of_what_is_stopped(both: Echod, name: str) -> None:
     """There is nobody to kill, and it must not start by that."""
     both.tell("stop", name.partition("/")[0])
     done = both.tell("kill", name, expect=1)
-    assert re.fullmatch(rf"echod: {name} has no process now\n", done.stderr)
+    assert re.fullmatch(rf"echod: {name} is stopped: 'echod start {name}' starts it\n", done.stderr)
     assert {row["state"] for row in both.ps(name.partition("/")[0])} == {"stopped"}
 
 
@@ -1006,12 +1006,13 @@ def test_verbs_of_a_stranger_are_refused(echod: Echod) -> None:
 @pytest.mark.parametrize("verb", ["start", "stop", "kill", "remove"])
 def test_unknown_service(both: Echod, verb: str) -> None:
     """With the name that was probably meant, and without a far-fetched one."""
+    kind = "service or process" if verb == "kill" else "service"
     done = both.tell(verb, "sensro", expect=1)
-    assert done.stderr == "echod: there is no service 'sensro'; did you mean 'sensor'?\n"
+    assert done.stderr == f"echod: there is no {kind} 'sensro'; did you mean 'sensor'?\n"
     done = both.tell(verb, "something-else", expect=1)
-    assert done.stderr == "echod: there is no service 'something-else'\n"
+    assert done.stderr == f"echod: there is no {kind} 'something-else'\n"
     done = both.tell(verb, "line/7", expect=1)
-    assert done.stderr.startswith("echod: there is no service 'line/7'")
+    assert done.stderr.startswith(f"echod: there is no {kind} 'line/7'")
 
 
 def test_one_worker_is_no_service(both: Echod) -> None:

@@ -942,7 +942,7 @@ static void what_a_program_leaves_behind_is_asked_to_end(void **state)
 	await_record(f, "o");
 	order(f, CHANNEL_SIGNAL, SIGUSR1);
 	expect_status(f, EXITED(8));
-	assert_true(was_logged(f, "processes behind: they shall end, too"));
+	assert_true(was_logged(f, "processes behind, which shall end, too"));
 	assert_true(was_logged(f, "child"));
 	assert_true(was_logged(f, "stray"));
 }
