@@ -301,14 +301,18 @@ static bool is_meant(const struct order *order, const struct child *child)
 static void refuse_absent(struct order *order)
 {
 	const struct service *service = generation_service(order->supervisor->current, order->name);
+	const struct child *child;
 
+	TAILQ_FOREACH (child, &order->supervisor->children, link)
+		if (service == NULL && strcmp(child->name, order->name) == 0)
+			service = child->service;
 	if (service == NULL)
-		refuse(order, EXIT_FAILED, "%s has no process now", order->name);
+		refuse(order, EXIT_FAILED, "%s only serves its last clients", order->name);
 	else if (service->stopped)
-		refuse(order, EXIT_FAILED, "%s is stopped: 'echod start %s' starts it", order->name,
-		       order->name);
+		refuse(order, EXIT_FAILED, "%s is stopped: 'echod start %s' starts it",
+		       service->conf->name, service->conf->name);
 	else
-		refuse(order, EXIT_FAILED, "%s has no process now: it is %s", order->name,
+		refuse(order, EXIT_FAILED, "%s has no process now: its service is %s", order->name,
 		       service_state(service));
 }
 

@@ -574,10 +574,11 @@ exit 1
 @pytest.mark.parametrize("name", ["line", "line/0", "sensor"])
 def test_kill_of_what_is_stopped(both: Echod, name: str) -> None:
     """There is nobody to kill, and it must not start by that."""
-    both.tell("stop", name.partition("/")[0])
+    service = name.partition("/")[0]
+    both.tell("stop", service)
     done = both.tell("kill", name, expect=1)
-    assert re.fullmatch(rf"echod: {name} is stopped: 'echod start {name}' starts it\n", done.stderr)
-    assert {row["state"] for row in both.ps(name.partition("/")[0])} == {"stopped"}
+    assert done.stderr == f"echod: {service} is stopped: 'echod start {service}' starts it\n"
+    assert {row["state"] for row in both.ps(service)} == {"stopped"}
 
 
 def test_kill_of_what_is_stopping(echod: Echod) -> None:
