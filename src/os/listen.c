@@ -10,7 +10,7 @@
 
 #include "base/clock.h"
 
-#define PROBE_PAUSE_MS 50
+#define PROBE_PAUSE_MS 10
 
 static int set_flag(int fd, int level, int option, int value)
 {

@@ -296,7 +296,7 @@ static int start_next(struct supervisor *supervisor, struct error *err)
 		generation_new(supervisor, supervisor->current->number + 1, source, conf, err);
 	if (supervisor->next == NULL ||
 	    generation_inherit(supervisor->next, supervisor->current, err) < 0 ||
-	    generation_prepare(supervisor->next, 0, err) < 0)
+	    generation_prepare(supervisor->next, SERVICE_REBIND_MS, err) < 0)
 		return -1;
 	return supervisor_start_workers(supervisor, err);
 }

@@ -506,8 +506,8 @@ int service_start(struct service *service, struct error *err)
 	if (is_ending(service))
 		return error_set(err, EXIT_FAILED, "%s is still stopping: try again",
 				 service->conf->name);
-	if (service->stopped &&
-	    (service_bind(service, 0, err) < 0 || service_listen(service, false, err) < 0)) {
+	if (service->stopped && (service_bind(service, SERVICE_REBIND_MS, err) < 0 ||
+				 service_listen(service, false, err) < 0)) {
 		service_close_sockets(service);
 		return -1;
 	}

@@ -16,6 +16,12 @@
 
 struct generation;
 
+/*
+ * A process that was just forked holds copies of all sockets until it has let go of them: so long
+ * an address that was given up may still be in use, in ms.
+ */
+#define SERVICE_REBIND_MS 250
+
 struct service_socket {
 	struct socket_entry *entry;
 	int server; /* the index of the worker that accepts there; -1: none */
