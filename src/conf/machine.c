@@ -22,9 +22,10 @@ static int look_user(const char *name, bool program, struct error *err)
 
 	errno = 0;
 	user = getpwnam(name);
+	if (user == NULL && errno != 0 && errno != ENOENT)
+		return error_errno(err, "cannot look up the user '%s'", name);
 	if (user == NULL)
-		return error_set(err, EXIT_CONFIG, "there is no user '%s'%s%s", name,
-				 errno != 0 ? ": " : "", errno != 0 ? strerror(errno) : "");
+		return error_set(err, EXIT_CONFIG, "there is no user '%s'", name);
 	if (user->pw_uid == 0 && !program)
 		return error_set(err, EXIT_CONFIG,
 				 "workers must not run as root: name another user than '%s'", name);

@@ -1,6 +1,7 @@
 #include "os/listen.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -120,7 +121,8 @@ int listen_start(int fd, const struct listen_options *options, struct error *err
 {
 	struct address self = {.len = sizeof(self.storage)};
 
-	if (set_flag(fd, SOL_SOCKET, SO_REUSEADDR, 1) == 0 && listen(fd, options->backlog) == 0)
+	if (fcntl(fd, F_SETFL, O_NONBLOCK) == 0 && set_flag(fd, SOL_SOCKET, SO_REUSEADDR, 1) == 0 &&
+	    listen(fd, options->backlog) == 0)
 		return 0;
 	if (getsockname(fd, (struct sockaddr *)&self.storage, &self.len) < 0)
 		return error_errno(err, "cannot listen");
@@ -132,7 +134,8 @@ bool listen_is_on(int fd)
 	int on = 0;
 	socklen_t len = sizeof(on);
 
-	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) == 0 && on != 0;
+	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) == 0 && on != 0 &&
+	       (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0;
 }
 
 unsigned listen_waiting(int fd)

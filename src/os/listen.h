@@ -32,10 +32,13 @@ int listen_open(const struct address *address, bool *unsupported, struct error *
 /* Set the options that accepted sockets inherit. May be called again on a socket that listens. */
 int listen_set(int fd, const struct listen_options *options, struct error *err);
 
-/* Begin to listen, or change the backlog of a socket that listens. */
+/*
+ * Begin to listen, or change the backlog of a socket that listens; in any case it does not block
+ * from now on.
+ */
 int listen_start(int fd, const struct listen_options *options, struct error *err);
 
-/* Whether it listens: who shares the socket may have shut it down. */
+/* Whether it listens and does not block: who shares the socket may have changed that. */
 bool listen_is_on(int fd);
 
 /* How many connections wait to be accepted; 0 for a socket that does not listen. */

@@ -36,6 +36,13 @@ static int clear_path(const struct sockaddr_un *address, struct error *err)
 			log_notice("the socket %s was left behind by a daemon that no longer runs: "
 				   "replaced",
 				   path);
+	} else if (result < 0 && errno == EAGAIN) {
+		result = error_set(
+			err, EXIT_FAILED,
+			"a daemon listens at the socket %s: stop it, or name another path", path);
+	} else if (result < 0) {
+		error_errno(err, "the socket %s exists, and cannot be asked who listens there",
+			    path);
 	} else {
 		struct ucred peer = {0};
 		socklen_t len = sizeof(peer);

@@ -299,10 +299,11 @@ int procs_signal(const struct proc *proc, int sig)
 	pidfd = pidfd_open(proc->pid, 0);
 	if (pidfd < 0 && errno == ESRCH)
 		return -1;
-	if (procs_read(proc->pid, &now) < 0 || now.started != proc->started) {
+	result = procs_read(proc->pid, &now);
+	if (result == 0 && now.started != proc->started) {
 		errno = ESRCH;
 		result = -1;
-	} else {
+	} else if (result == 0) {
 		/* Without pidfds (a container's seccomp) the look just now has to do. */
 		result = pidfd >= 0 ? pidfd_send_signal(pidfd, sig, NULL, 0) : kill(proc->pid, sig);
 	}

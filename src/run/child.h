@@ -57,7 +57,7 @@ struct child {
 	int64_t due;	     /* clock_ms of the timer; 0: it does not run */
 	bool start_again;    /* when it has ended: its program has other settings now */
 	unsigned failures;   /* ends by its own fault in a row */
-	unsigned forgiven;   /* ends by somebody's SIGKILL lately, for which it is not to blame */
+	unsigned forgiven;   /* ends by somebody's SIGKILL lately; not over a restart */
 	int64_t forgiven_at; /* clock_ms of the last one */
 	uint64_t restarts;   /* successors so far */
 	char text[ERROR_TEXT_MAX]; /* why there is no process; "" for no reason */

@@ -341,18 +341,18 @@ static bool is_full(const struct control *control)
 }
 
 /*
- * Who has to go when there are too many: the one that has been silent for longest, or sends its
- * request slowest. Otherwise a few connections that say nothing would keep everybody out. Who waits
- * for an outcome stays.
+ * Who has to go when there are too many: the oldest that has not sent a whole request yet.
+ * Otherwise a few connections that say nothing would keep everybody out. Who waits for an outcome
+ * stays. The newest, which is in the list, is one of them at least.
  */
-static struct client *longest_silent(struct control *control, struct client *newest)
+static struct client *oldest_unasked(const struct control *control)
 {
 	struct client *client;
 
 	TAILQ_FOREACH (client, &control->clients, link)
 		if (!client->answered && !is_waiting(client))
 			return client;
-	return newest;
+	return NULL;
 }
 
 static void on_accept(evutil_socket_t listener, short what, void *arg)
@@ -383,9 +383,8 @@ static void on_accept(evutil_socket_t listener, short what, void *arg)
 	if (client == NULL)
 		return;
 	bufferevent_enable(client->bev, EV_READ);
-	if (is_full(control))
-		answer_error(longest_silent(control, client), EXIT_FAILED,
-			     "too many control clients at once; try again");
+	if (is_full(control) && (client = oldest_unasked(control)) != NULL)
+		answer_error(client, EXIT_FAILED, "too many control clients at once; try again");
 }
 
 /* Takes the descriptor in any case. */

@@ -85,11 +85,8 @@ static int inherit_added(struct generation *generation, const struct service *fo
 	const struct conf_service *conf = former->conf;
 	struct conf_service *copy;
 
-	if (generation_service(generation, conf->name) != NULL) {
-		log_notice("the service %s, added at run time, is now that of the configuration",
-			   conf->name);
-		return 0;
-	}
+	if (generation_service(generation, conf->name) != NULL)
+		return 0; /* the configuration's own takes its place */
 	copy = conf_program_new(conf->name, conf->command, conf->user, conf->restart, false, err);
 	return copy == NULL || service_new(generation, NULL, copy, err) == NULL ? -1 : 0;
 }
@@ -161,7 +158,7 @@ bool generation_is_ready(const struct generation *generation)
 	return true;
 }
 
-/* New sockets first: if one fails, those that serve have not been touched. */
+/* New sockets first: if one fails there, those that serve have not been touched. */
 static int listen_on_all(struct generation *generation, struct error *err)
 {
 	struct service *service;
@@ -185,6 +182,13 @@ int generation_commit(struct generation *generation, struct error *err)
 	return 0;
 }
 
+static void inherit_place(struct child *child, const struct child *former)
+{
+	child->restarts = former->restarts;
+	if (child->state == CHILD_STOPPED && former->state == CHILD_STOPPED)
+		child->since = former->since;
+}
+
 /* Counts go on under the same name. */
 static void inherit_counts(struct service *service, const struct service *former)
 {
@@ -198,7 +202,7 @@ static void inherit_counts(struct service *service, const struct service *former
 		if (i >= service->slot_count)
 			service->restarts += child->restarts;
 		else if (service->slots[i] != NULL)
-			service->slots[i]->restarts = child->restarts;
+			inherit_place(service->slots[i], child);
 	}
 }
 
@@ -218,6 +222,10 @@ void generation_take_over(struct generation *generation, struct generation *form
 		before = generation_service(former, service->conf->name);
 		if (before != NULL)
 			inherit_counts(service, before);
+		if (before != NULL && before->added != NULL && service->added == NULL)
+			log_notice("the service %s, added at run time, is now that of the "
+				   "configuration",
+				   service->conf->name);
 		before = former_program(service, former);
 		if (before != NULL)
 			service_take_over(service, before);

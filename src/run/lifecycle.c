@@ -161,8 +161,13 @@ static bool is_forgiven(struct child *child)
 {
 	int64_t now = clock_ms(), earned = (now - child->forgiven_at) / FORGIVEN_MS;
 
-	child->forgiven = earned >= child->forgiven ? 0 : child->forgiven - (unsigned)earned;
-	child->forgiven_at = now;
+	if (earned >= child->forgiven) {
+		child->forgiven = 0;
+		child->forgiven_at = now;
+	} else {
+		child->forgiven -= (unsigned)earned;
+		child->forgiven_at += earned * FORGIVEN_MS;
+	}
 	return ++child->forgiven <= FORGIVEN_MAX;
 }
 

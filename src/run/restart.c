@@ -330,7 +330,9 @@ void restart_abandon(struct supervisor *supervisor)
 	if (restart->trial > 0)
 		kill(restart->trial, SIGKILL);
 	unwatch_trial(restart);
-	if (restart->step != RESTART_NONE)
+	if (restart->step == RESTART_RETIRING)
+		restart_ended(supervisor, NULL); /* the new generation serves already */
+	else if (restart->step != RESTART_NONE)
 		give_up(supervisor);
 }
 

@@ -22,7 +22,11 @@ static int read_handover(struct handover *handover, int fd, struct error *err)
 {
 	size_t len;
 	void *data = memory_file_read(fd, &len, err);
-	int result = data == NULL ? -1 : handover_unpack(handover, data, len, err);
+	int result;
+
+	/* Whatever fails, there is something that can be freed. */
+	*handover = (struct handover){.pidfile = PIDFILE_NONE, .log = -1, .control = -1};
+	result = data == NULL ? -1 : handover_unpack(handover, data, len, err);
 
 	free(data);
 	return result;
@@ -152,8 +156,11 @@ static void adopt_child(struct supervisor *supervisor, const struct handover_chi
 
 	if (child == NULL) {
 		log_error("no memory for the handed-over process %d: killed", (int)from->pid);
-		if (from->pid > 1)
+		if (from->pid > 1) {
 			kill((pid_t)from->pid, SIGKILL);
+			close(from->channel);
+			close(from->counters);
+		}
 		return;
 	}
 	if (from->in_place)
@@ -166,6 +173,10 @@ static void adopt_child(struct supervisor *supervisor, const struct handover_chi
 		log_error("%s: killed", err.text);
 		state = CHILD_BACKING_OFF;
 		due = clock_ms();
+		if (child->service != NULL && child->service->stopped) {
+			state = CHILD_STOPPED;
+			due = 0;
+		}
 	}
 	snprintf(child->text, sizeof(child->text), "%s", from->text);
 	if (child->pid == 0 && child->service == NULL) {

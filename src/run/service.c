@@ -140,8 +140,13 @@ static int bind_address(struct service *service, const struct address *address, 
 
 		if (entry == NULL)
 			entry = sockets_open(table, address, retry_ms, unsupported, err);
-		if (entry == NULL || service_add_socket(service, entry, err) < 0)
+		if (entry == NULL)
 			return -1;
+		if (service_add_socket(service, entry, err) < 0) {
+			if (entry->users == 0)
+				sockets_drop(table, entry);
+			return -1;
+		}
 	}
 	return 0;
 }
@@ -233,9 +238,15 @@ void service_heal_sockets(const struct service *service)
 {
 	struct error err = {0};
 
-	for (size_t i = 0; i < service->socket_count; i++)
+	for (size_t i = 0; i < service->socket_count; i++) {
+		if (!listen_is_on(service->sockets[i].entry->fd))
+			log_warning(
+				"a socket of service %s was broken by a process that shares it: "
+				"healed",
+				service->conf->name);
 		if (listen_on(service, service->sockets[i].entry, &err) < 0)
 			log_error("%s", err.text);
+	}
 }
 
 /* ---- Lending -------------------------------------------------------------------------------- */
@@ -493,8 +504,9 @@ void service_take_leftover(struct service *service)
 static bool is_ending(const struct service *service)
 {
 	for (unsigned i = 0; i < service->slot_count; i++)
-		if (service->slots[i]->state == CHILD_DRAINING ||
-		    service->slots[i]->state == CHILD_STOPPING)
+		if (!service->slots[i]->start_again &&
+		    (service->slots[i]->state == CHILD_DRAINING ||
+		     service->slots[i]->state == CHILD_STOPPING))
 			return true;
 	return false;
 }

@@ -153,8 +153,8 @@ void supervisor_remember_stopped(struct supervisor *supervisor)
 
 	if (stoplist_save(supervisor->pidfile.path, supervisor->current, &err) < 0)
 		log_error(
-			"%s: after a crash of the daemon, services would be stopped or started as before this "
-			"order",
+			"%s: after a crash of the daemon, services would be stopped or started as they were "
+			"before",
 			err.text);
 }
 
@@ -228,7 +228,7 @@ static void start_done(struct supervisor *supervisor)
 static bool retires_long(const struct supervisor *supervisor, const struct child *child)
 {
 	return child->state == CHILD_RETIRING &&
-	       child->generation + 1 != supervisor->current->number;
+	       (child->retired || child->generation + 1 != supervisor->current->number);
 }
 
 static void end_oldest_retiring(struct supervisor *supervisor)
@@ -308,9 +308,13 @@ static void on_start_timer(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	if (supervisor->restart.step == RESTART_RETIRING) {
+		end_oldest_retiring(supervisor);
+		evtimer_del(supervisor->start_timer); /* those ends may have asked for it again */
 		restart_ended(supervisor, NULL);
 		return;
 	}
+	if (supervisor->next == NULL)
+		return; /* it was given up meanwhile */
 	if (generation_is_ready(supervisor->next)) {
 		supervisor_next_done(supervisor, NULL); /* it had nothing to start */
 		return;

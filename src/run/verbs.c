@@ -191,9 +191,12 @@ bool verbs_known(struct supervisor *supervisor, struct verb_answer *answer)
 	bool known = true;
 
 	if (answer->await == AWAIT_REMOVED) {
-		known = !has_process(supervisor, answer->service);
+		/* A restart may have brought one of that name, which is to stay. */
+		known = service != NULL || !has_process(supervisor, answer->service);
 		if (known)
-			say(answer, "%s is removed", answer->service);
+			say(answer, "%s is removed%s", answer->service,
+			    service != NULL ? "; the configuration has a service of that name now"
+					    : "");
 	} else if (service == NULL) {
 		error_set(&answer->error, EXIT_FAILED, "the service %s is gone", answer->service);
 	} else if (answer->await == AWAIT_STARTED) {
@@ -307,7 +310,7 @@ static void refuse_absent(struct order *order)
 		if (service == NULL && strcmp(child->name, order->name) == 0)
 			service = child->service;
 	if (service == NULL)
-		refuse(order, EXIT_FAILED, "%s only serves its last clients", order->name);
+		refuse(order, EXIT_FAILED, "%s is being ended: its service is gone", order->name);
 	else if (service->stopped)
 		refuse(order, EXIT_FAILED, "%s is stopped: 'echod start %s' starts it",
 		       service->conf->name, service->conf->name);

@@ -24,8 +24,7 @@ static int64_t turn_ms(const struct supervisor *supervisor)
 	return supervisor->current->conf->watchdog / TURNS;
 }
 
-/* ---- Rates and sockets
- * ---------------------------------------------------------------------------------- */
+/* ---- Rates and sockets ---------------------------------------------------------------------- */
 
 /* What a worker that was taken over did to sockets that others share, too. */
 static void heal_sockets(const struct supervisor *supervisor)
@@ -34,12 +33,8 @@ static void heal_sockets(const struct supervisor *supervisor)
 
 	TAILQ_FOREACH (service, &supervisor->current->services, link)
 		for (size_t i = 0; i < service->socket_count; i++) {
-			if (listen_is_on(service->sockets[i].entry->fd))
-				continue;
-			log_warning("a socket of service %s was shut down by a process that shares "
-				    "it: healed",
-				    service->conf->name);
-			service_heal_sockets(service);
+			if (!listen_is_on(service->sockets[i].entry->fd))
+				service_heal_sockets(service);
 		}
 }
 

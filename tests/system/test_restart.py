@@ -12,6 +12,7 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable
 
@@ -344,6 +345,39 @@ def test_retire_timeout_ends_what_does_not_end(echod: Echod) -> None:
     wait_until(lambda: echod.status()["counters"]["cut_off"] == 1, seconds(5))
     with echod.connect() as client:
         say(client)
+
+
+def test_max_retiring_holds_for_many_workers(echod: Echod) -> None:
+    """More than may retire, by one restart: the rest of them end as soon as it is done."""
+    echod.configure(echod.service(max_lines=0, workers=4), max_retiring=2)
+    echod.start()
+    clients = [echod.connect() for _ in range(40)]
+    for client in clients:
+        say(client)
+    wait_until(lambda: all(r["connections"] for r in echod.ps("line")), seconds(5), "all serve")
+    echod.restart()
+    wait_until(lambda: len(echod.workers("retiring")) == 2, seconds(5), "two are left")
+    assert len(re.findall(r"\(max_retiring\)", echod.log_text())) == 2
+    for client in clients:
+        client.close()
+
+
+def test_stop_after_the_success_of_a_restart_does_not_undo_it(echod: Echod) -> None:
+    """A former worker that is stuck delays the word "done"; a stop meanwhile says it at once."""
+    echod.configure(echod.service(max_lines=0, workers=1))
+    echod.start()
+    with echod.connect() as client:
+        say(client)
+        [former] = echod.workers()
+        os.kill(former.pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            restart = pool.submit(echod.run, "restart", "-P", str(echod.pidfile))
+            wait_until(lambda: echod.status()["generation"] == 2, seconds(5))
+            echod.signal(signal.SIGTERM)
+            assert "generation 2 serves" in restart.result().stdout
+    echod.expect_log("does not end: killed")
+    echod.await_end()
+    assert "given up" not in echod.log_text()
 
 
 def test_max_retiring_ends_the_oldest(echod: Echod) -> None:

@@ -937,6 +937,38 @@ def test_remove_that_waits_is_answered_over_a_restart(echod: Echod) -> None:
     assert echod.ps("deaf") == []
 
 
+def test_remove_is_answered_though_the_configuration_brings_the_name_back(echod: Echod) -> None:
+    """The former one drains on, and the next one waits for its end: there is nothing to wait for."""
+    serve(echod, line(echod))
+    deaf = echod.script("deaf", f"trap '' TERM; echo ready; exec {echod.sleeper} 1000\n")
+    echod.tell("add", "x", "--", deaf)
+    echod.await_log(r"x\[\d+\]: ready")
+    order = Order(echod, "remove", "x")
+    wait_until(lambda: echod.ps("x")[0]["state"] == "draining", seconds(5))
+    assert not order.answered()
+    echod.configure(line(echod), stubborn(echod, name="x"))
+    echod.restart()
+    answer = order.answer()
+    assert answer["ok"] and "x is removed" in answer["text"], answer
+    echod.expect_log("does not end: killed")
+    echod.tell("kill", "x", "-s", "KILL")
+    echod.await_ps("x", state="running")
+    echod.tell("stop", "x")
+
+
+def test_start_waits_for_a_program_that_comes_back_by_itself(echod: Echod) -> None:
+    """It has changed, and the former one needs its time: that is no failure."""
+    serve(echod, line(echod), stubborn(echod, timeout=2))
+    echod.await_log(r"stubborn\[\d+\]: ready")
+    former = echod.await_program("stubborn")
+    echod.configure(line(echod), echod.program("stubborn", echod.sleeper, 1000))
+    echod.restart()
+    assert echod.row("stubborn")["state"] == "draining"
+    done = echod.tell("start", "stubborn")
+    assert re.fullmatch(r"echod: stubborn runs \(pid \d+\)\n", done.stdout)
+    assert not former.alive and echod.row("stubborn")["state"] == "running"
+
+
 def test_orders_and_restarts_in_a_storm(echod: Echod) -> None:
     """Whatever comes first: each order is answered, and the last one of a service holds."""
     serve(echod, line(echod), echod.program("sensor", echod.sleeper, 1000))

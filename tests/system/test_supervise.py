@@ -366,6 +366,70 @@ for number in sockets:
 """
 
 
+# What a worker that was taken over could do to the sockets that it shares with its siblings.
+_BREAK = """
+import ctypes, fcntl, os, socket, sys
+how, pid, *sockets = sys.argv[1:]
+worker = os.pidfd_open(int(pid))
+libc = ctypes.CDLL(None, use_errno=True)
+for number in map(int, sockets):
+    fd = libc.syscall(438, worker, number, 0)  # pidfd_getfd(2)
+    if fd < 0:
+        sys.exit(os.strerror(ctypes.get_errno()))
+    if how == "shut":
+        socket.socket(fileno=fd).shutdown(socket.SHUT_RDWR)
+    else:
+        fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+"""
+
+
+def break_sockets(how: str, pid: int, port: int) -> None:
+    """Shut down, or make blocking, all listening sockets that this worker shares."""
+    listening = {f"socket:[{s.inode}]" for s in tcp_sockets(port) if s.state == s.LISTEN}
+    sockets = [fd for fd, link in Process(pid).fds.items() if link in listening]
+    assert sockets
+    done = subprocess.run([sys.executable, "-c", _BREAK, how, *map(str, (pid, *sockets))],
+                          capture_output=True, text=True, timeout=seconds(20), check=False)
+    if "not permitted" in done.stderr:
+        pytest.skip("this kernel lends nobody's descriptors")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("how", ["shut", "block"])
+def test_broken_sockets_are_healed(echod: Echod, how: str) -> None:
+    """A worker that was taken over does not end the service for its siblings, or its successor."""
+    echod.expect_log("healed")
+    echod.expect_log("watchdog")
+    echod.expect_log("SIGABRT")
+    echod.expect_log("cannot accept a connection")
+    echod.settings.update({"watchdog": 2, "services.line.workers": 3})
+    echod.start()
+    echod.assert_serves()
+    break_sockets(how, echod.row("line/1")["pid"], echod.port)
+    echod.await_log("was broken by a process that shares it: healed", timeout=10)
+    for _ in range(30):
+        echod.assert_serves()
+    wait_until(lambda: len(echod.workers()) == 3, seconds(10), "all are there")
+
+
+@pytest.mark.needs_root
+def test_broken_sockets_are_healed_for_the_successor_at_once(echod: Echod) -> None:
+    """The worker breaks them and dies: nobody waits for the next look of the supervisor."""
+    echod.expect_log("healed")
+    echod.expect_log("cannot accept a connection")
+    echod.settings["services.line.workers"] = 3
+    echod.start()
+    victim = echod.row("line/1")["pid"]
+    break_sockets("shut", victim, echod.port)
+    os.kill(victim, signal.SIGKILL)
+    echod.await_state("line/1", but=victim)
+    begun = time.monotonic()
+    for _ in range(30):
+        echod.assert_serves()
+    assert time.monotonic() - begun < seconds(3)
+
+
 def deafen(pid: int, port: int) -> None:
     """The worker's loop goes on, but nothing tells it of new clients any more."""
     listening = {s.inode for s in tcp_sockets(port) if s.state == s.LISTEN}
