@@ -930,7 +930,8 @@ def test_refused_restart_touches_no_program(echod: Echod) -> None:
     echod.restart(expect=4 if os.geteuid() == 0 else 1)
     assert echod.row("p")["pid"] == program.pid and program.umask == 0o022
     wait_until(lambda: echod.sleepers("2000") == [], seconds(5))
-    assert {row["service"] for row in echod.ps()} == {"line", "p"}
+    wait_until(lambda: {row["service"] for row in echod.ps()} == {"line", "p"}, seconds(5),
+               "what was given up is gone")
 
 
 # ---- What is missing ----------------------------------------------------------------------------
