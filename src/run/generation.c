@@ -140,7 +140,7 @@ int generation_begin(struct generation *generation, const struct generation *for
 		int result = 0;
 
 		if (former_program(service, former) == NULL && service_leftover(service) == NULL)
-			result = service->stopped ? service_rest(service, err)
+			result = service->stopped ? service_fill_places(service, err)
 						  : service_begin(service, err);
 		if (result < 0)
 			return -1;

@@ -311,7 +311,7 @@ static int fill_place(struct service *service, unsigned i, struct error *err)
 	return 0;
 }
 
-static int fill_places(struct service *service, struct error *err)
+int service_fill_places(struct service *service, struct error *err)
 {
 	for (unsigned i = 0; i < service->slot_count; i++)
 		if (service->slots[i] == NULL && fill_place(service, i, err) < 0)
@@ -321,17 +321,12 @@ static int fill_places(struct service *service, struct error *err)
 
 int service_begin(struct service *service, struct error *err)
 {
-	if (fill_places(service, err) < 0)
+	if (service_fill_places(service, err) < 0)
 		return -1;
 	for (unsigned i = 0; i < service->slot_count; i++)
 		if (lifecycle_begin(service->slots[i], err) < 0)
 			return -1;
 	return 0;
-}
-
-int service_rest(struct service *service, struct error *err)
-{
-	return fill_places(service, err);
 }
 
 bool service_is_ready(const struct service *service)
@@ -433,7 +428,7 @@ void service_abandon(struct service *service)
 		let_go(service, i, EVENT_QUIT);
 }
 
-static int64_t nice_of(const struct service *service)
+int64_t service_nice(const struct service *service)
 {
 	return service->conf->nice != CONF_NICE_GLOBAL ? service->conf->nice
 						       : service->generation->conf->nice;
@@ -441,7 +436,7 @@ static int64_t nice_of(const struct service *service)
 
 static bool same_program(const struct service *a, const struct service *b)
 {
-	return conf_program_equal(a->conf, b->conf) && nice_of(a) == nice_of(b) &&
+	return conf_program_equal(a->conf, b->conf) && service_nice(a) == service_nice(b) &&
 	       a->privileges.uid == b->privileges.uid && a->privileges.gid == b->privileges.gid;
 }
 
@@ -513,7 +508,7 @@ static bool is_ending(const struct service *service)
 
 int service_start(struct service *service, struct error *err)
 {
-	if (fill_places(service, err) < 0)
+	if (service_fill_places(service, err) < 0)
 		return -1;
 	if (is_ending(service))
 		return error_set(err, EXIT_FAILED, "%s is still stopping: try again",

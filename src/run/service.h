@@ -65,6 +65,9 @@ void service_free(struct service *service);
 
 bool service_is_program(const struct service *service);
 
+/* The nice value of its processes: its own goes over that of all. */
+int64_t service_nice(const struct service *service);
+
 /* Find or bind its sockets; a port in use is tried again for `retry_ms`. */
 int service_bind(struct service *service, int64_t retry_ms, struct error *err);
 
@@ -95,8 +98,8 @@ void service_assign_sockets(struct service *service);
 /* Give every empty place a record, and each record a process; an uncommitted generation's. */
 int service_begin(struct service *service, struct error *err);
 
-/* Records without processes: it is stopped. */
-int service_rest(struct service *service, struct error *err);
+/* A record, without a process, for each place that has none. */
+int service_fill_places(struct service *service, struct error *err);
 
 /* Every worker can serve. */
 bool service_is_ready(const struct service *service);

@@ -17,17 +17,15 @@ struct nice {
 	bool written;
 };
 
-/* The service's own goes over that of all. */
 static struct nice nice_of(const struct service *service)
 {
 	const struct generation *generation = service->generation;
+	bool own = service->conf->nice != CONF_NICE_GLOBAL;
 
-	if (service->conf->nice != CONF_NICE_GLOBAL)
-		return (struct nice){true, (int)service->conf->nice, true};
 	return (struct nice){
-		.set = launch_sets_nice(generation->supervisor->launch, generation->conf),
-		.value = (int)generation->conf->nice,
-		.written = generation->conf->nice_set,
+		.set = own || launch_sets_nice(generation->supervisor->launch, generation->conf),
+		.value = (int)service_nice(service),
+		.written = own || generation->conf->nice_set,
 	};
 }
 

@@ -76,8 +76,8 @@ static int setup(void **state)
 	f->workers = service_new(&f->generation, &f->worker_conf, NULL, &err);
 	if (f->program == NULL || f->workers == NULL || getrlimit(RLIMIT_NOFILE, &f->nofile) < 0)
 		return -1;
-	return f->supervisor.base == NULL || service_rest(f->program, &err) < 0 ||
-			       service_rest(f->workers, &err) < 0
+	return f->supervisor.base == NULL || service_fill_places(f->program, &err) < 0 ||
+			       service_fill_places(f->workers, &err) < 0
 		       ? -1
 		       : 0;
 }

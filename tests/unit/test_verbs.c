@@ -117,7 +117,7 @@ static struct service *starting(struct generation *generation, const char *name)
 	struct child *child;
 
 	assert_true(service != NULL && counters >= 0);
-	assert_int_equal(service_rest(service, &err), 0);
+	assert_int_equal(service_fill_places(service, &err), 0);
 	child = service->slots[0];
 	assert_int_equal(channel_pair(ends, &err), 0);
 	/* The process has its own copy of the other end. */
