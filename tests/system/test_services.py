@@ -772,7 +772,7 @@ def test_remove_waits_until_all_is_gone(echod: Echod) -> None:
     stubborn(echod)
     echod.tell("add", "deaf", "--", str(echod.dir / "deaf"))
     echod.await_log(r"deaf\[\d+\]: ready")
-    [sleeper] = echod.sleepers()
+    [sleeper] = wait_until(echod.sleepers, seconds(5), "it sleeps")
     order = Order(echod, "remove", "deaf")
     wait_until(lambda: [row["state"] for row in echod.ps("deaf")] == ["draining"], seconds(5))
     done = echod.tell("add", "deaf", "--", "/bin/sleep", "1000", expect=1)
