@@ -382,8 +382,11 @@ class Echod:
     def script(self, name: str, text: str) -> Path:
         """A shell script in the directory, which everybody may execute."""
         path = self.dir / name
-        path.write_text("#!/bin/sh\n" + text)
-        path.chmod(0o755)
+        fresh = self.dir / f"{name}.new"
+        fresh.write_text("#!/bin/sh\n" + text)
+        fresh.chmod(0o755)
+        # As a whole: one that is being executed cannot be written to (open(2), ETXTBSY).
+        fresh.rename(path)
         return path
 
     @property
