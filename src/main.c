@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "os/fds.h"
+#include "run/inetd.h"
 #include "run/supervisor.h"
 
 #include "config.h"
@@ -52,6 +53,15 @@ static int run(const struct options *options, int handover)
 	return options->command->run(options);
 }
 
+/* Then stderr is not ours: it may be the client. */
+static bool is_for_inetd(char **argv)
+{
+	for (; *argv != NULL; argv++)
+		if (strcmp(*argv, "--inetd") == 0 || strncmp(*argv, "--inetd=", 8) == 0)
+			return true;
+	return false;
+}
+
 int main(int argc, char **argv)
 {
 	struct options options;
@@ -62,7 +72,7 @@ int main(int argc, char **argv)
 		return EXIT_FAILED; /* and nobody to tell */
 	handover = take_handover();
 	if (options_parse(&options, argc, argv, &err) < 0)
-		code = usage_error(&err);
+		code = is_for_inetd(argv) ? inetd_fail(&err) : usage_error(&err);
 	else
 		code = run(&options, handover);
 	options_free(&options);

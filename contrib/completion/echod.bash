@@ -74,11 +74,12 @@ _echod_signals() {
 
 _echod_options() {
 	local all=(--config --pidfile --set --quiet --version --help)
-	local start=(--foreground --port --listen --verbose)
+	local start=(--foreground --port --listen --verbose --print-ports --inetd)
 	case $_echod_verb in
 	'') all+=("${start[@]}" --json --timeout --signal --user --restart --defaults) ;;
 	start) all+=("${start[@]}" --timeout) ;;
 	check) all+=("${start[@]}" --defaults) ;;
+	access) all+=("${start[@]}" --json) ;;
 	ps | status) all+=(--json --timeout) ;;
 	kill) all+=(--signal --timeout) ;;
 	add) all+=(--user --restart --timeout) ;;
@@ -147,8 +148,8 @@ _echod() {
 	elif [[ $current == -* ]]; then
 		_echod_options "$current"
 	elif [[ -z $_echod_verb ]]; then
-		_echod_offer "$current" start check stop restart reload status ps kill add remove
-	elif [[ $_echod_names -eq 0 && $_echod_verb == @(start|stop|kill|remove) ]]; then
+		_echod_offer "$current" start check access stop restart reload status ps kill add remove
+	elif [[ $_echod_names -eq 0 && $_echod_verb == @(start|stop|kill|remove|access) ]]; then
 		_echod_services "${words[0]}" "$current"
 	elif [[ $_echod_names -eq 1 && $_echod_verb == add && -z $current ]]; then
 		COMPREPLY=(--)

@@ -101,6 +101,7 @@ complete -c echod -n __echod_in_command -a '(__echod_command)'
 
 complete -c echod -n __echod_needs_verb -a start -d 'Start the daemon, or a service that is stopped'
 complete -c echod -n __echod_needs_verb -a check -d 'Read the configuration and say what is wrong'
+complete -c echod -n __echod_needs_verb -a access -d 'Say which rule decides for a client'
 complete -c echod -n __echod_needs_verb -a stop -d 'Stop the daemon, or a service'
 complete -c echod -n __echod_needs_verb -a restart -d 'Start anew in place'
 complete -c echod -n __echod_needs_verb -a reload -d 'The same as restart'
@@ -110,7 +111,7 @@ complete -c echod -n __echod_needs_verb -a kill -d 'Send a signal to the process
 complete -c echod -n __echod_needs_verb -a add -d 'Run and supervise a command'
 complete -c echod -n __echod_needs_verb -a remove -d 'Stop and forget what add has brought'
 
-complete -c echod -n '__echod_has_names 0 start stop kill remove' -a '(__echod_services)' -d Service
+complete -c echod -n '__echod_has_names 0 start stop kill remove access' -a '(__echod_services)' -d Service
 complete -c echod -n '__echod_has_names 1 add' -a -- -d 'The command follows'
 
 complete -c echod -s f -l config -r -F -d 'Read this configuration file'
@@ -119,12 +120,18 @@ complete -c echod -s o -l set -x -d 'A setting'
 complete -c echod -s q -l quiet -d 'Log less; say nothing when a verb succeeds'
 complete -c echod -s V -l version -d 'Print the version'
 complete -c echod -s h -l help -d 'Print help'
+complete -c echod -n '__echod_takes start check access' -s F -l foreground -d 'Stay in the foreground'
+complete -c echod -n '__echod_takes start check access' -s p -l port -x -d 'Port of the built-in service'
+complete -c echod -n '__echod_takes start check access' -s l -l listen -x -d 'Address of the built-in service'
+complete -c echod -n '__echod_takes start check access' -s v -l verbose -d 'Log more'
 complete -c echod -n '__echod_takes start check' -s F -l foreground -d 'Stay in the foreground'
 complete -c echod -n '__echod_takes start check' -s p -l port -x -d 'Port of the built-in service'
 complete -c echod -n '__echod_takes start check' -s l -l listen -x -d 'Address of the built-in service'
 complete -c echod -n '__echod_takes start check' -s v -l verbose -d 'Log more'
+complete -c echod -n '__echod_takes start check' -l print-ports -d 'Print where it listens, once it serves'
+complete -c echod -n '__echod_takes start check' -l inetd -d 'Serve what is on descriptor 0'
 complete -c echod -n '__echod_takes check' -l defaults -d 'Print every setting with its default'
-complete -c echod -n '__echod_takes ps status' -l json -d 'Answer in JSON'
+complete -c echod -n '__echod_takes access ps status' -l json -d 'Answer in JSON'
 complete -c echod -n '__echod_takes start stop restart reload status ps kill add remove' \
     -s T -l timeout -x -d 'How long to wait'
 complete -c echod -n '__echod_takes kill' -s s -l signal -x -a '(__echod_signals)' -d 'The signal'

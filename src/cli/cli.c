@@ -1,4 +1,5 @@
 #include "cli/cli.h"
+#include "run/settings.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +29,8 @@ static void load(const struct options *options, struct conf_source **source, str
 	*source = conf_source_load(options->launch.config, errors);
 	if (*source != NULL)
 		*conf = conf_parse(*source, &options->launch.overrides, errors);
+	if (*conf != NULL)
+		settings_check(*conf, errors);
 }
 
 int cli_load(const struct options *options, struct conf_source **source, struct conf **conf)

@@ -20,13 +20,15 @@ struct options {
 	const char *start_option; /* one that only a start can obey; NULL: none was given */
 	bool help;
 	bool version;
-	bool defaults;	     /* check --defaults */
-	int accept_handover; /* check --accept-handover=N; 0: not given */
-	int64_t timeout_ms;  /* -1: the verb's own */
-	int signal;	     /* kill -s: its number; 0: not given */
-	const char *user;    /* add --user; NULL: not given */
-	const char *restart; /* add --restart; NULL: not given */
-	char **words;	     /* those behind the verb */
+	bool defaults;		/* check --defaults */
+	int accept_handover;	/* check --accept-handover=N; 0: not given */
+	int64_t timeout_ms;	/* -1: the verb's own */
+	bool inetd;		/* start: serve what is on descriptor 0 */
+	const char *inetd_name; /* as this service; NULL: the only one */
+	int signal;		/* kill -s: its number; 0: not given */
+	const char *user;	/* add --user; NULL: not given */
+	const char *restart;	/* add --restart; NULL: not given */
+	char **words;		/* those behind the verb */
 	int word_count;
 	bool dashes; /* "--" stood in front of the last words */
 	struct conf_override *settings;
@@ -61,6 +63,7 @@ struct command {
 
 extern const struct command command_start;
 extern const struct command command_check;
+extern const struct command command_access;
 extern const struct command command_stop;
 extern const struct command command_restart;
 extern const struct command command_reload;

@@ -13,22 +13,24 @@
 
 /* Of two with the same name, the second is the one with a NAME behind it. */
 const struct command *const commands[] = {
-	&command_start,
-	&command_check,
-	&command_stop,
-	&command_restart,
-	&command_reload,
-	&command_status,
-	&command_ps,
-	&command_start_service,
-	&command_stop_service,
-	&command_kill,
-	&command_add,
-	&command_remove,
-	NULL,
+	&command_start,		&command_check,
+	&command_access,	&command_stop,
+	&command_restart,	&command_reload,
+	&command_status,	&command_ps,
+	&command_start_service, &command_stop_service,
+	&command_kill,		&command_add,
+	&command_remove,	NULL,
 };
 
-enum { OPTION_JSON = 256, OPTION_DEFAULTS, OPTION_ACCEPT_HANDOVER, OPTION_USER, OPTION_RESTART };
+enum {
+	OPTION_JSON = 256,
+	OPTION_DEFAULTS,
+	OPTION_ACCEPT_HANDOVER,
+	OPTION_USER,
+	OPTION_RESTART,
+	OPTION_PRINT_PORTS,
+	OPTION_INETD,
+};
 
 static const struct option long_options[] = {
 	{"config", required_argument, NULL, 'f'},
@@ -45,6 +47,8 @@ static const struct option long_options[] = {
 	{"user", required_argument, NULL, OPTION_USER},
 	{"restart", required_argument, NULL, OPTION_RESTART},
 	{"defaults", no_argument, NULL, OPTION_DEFAULTS},
+	{"inetd", optional_argument, NULL, OPTION_INETD},
+	{"print-ports", no_argument, NULL, OPTION_PRINT_PORTS},
 	{"accept-handover", required_argument, NULL, OPTION_ACCEPT_HANDOVER},
 	{"version", no_argument, NULL, 'V'},
 	{"help", no_argument, NULL, 'h'},
@@ -74,14 +78,16 @@ void options_usage(FILE *out)
 	      "Options, before or behind the verb:\n"
 	      "  -f, --config FILE     read FILE instead of the default configuration file\n"
 	      "  -F, --foreground      stay in the foreground, log to stderr\n"
-	      "  -p, --port N          port of the built-in service (default: 30333)\n"
+	      "  -p, --port N          port of the built-in service (default: 30333; 0: any)\n"
 	      "  -l, --listen ADDR     address of the built-in service; may be given again\n"
 	      "  -P, --pidfile FILE    the pidfile; it also tells the verbs which daemon is meant\n"
 	      "  -o, --set KEY=VALUE   a setting: key, log.key or services.NAME.key\n"
 	      "  -v, --verbose         log more; may be given again\n"
 	      "  -q, --quiet           log less, and say nothing when a verb succeeds;\n"
 	      "                        ps: print only the names of the services\n"
-	      "      --json            ps, status: answer in JSON\n"
+	      "      --inetd[=NAME]    serve what is on descriptor 0, for inetd, as the service NAME\n"
+	      "      --print-ports     start: print where it listens, once it serves\n"
+	      "      --json            access, ps, status: answer in JSON\n"
 	      "  -T, --timeout SECONDS how long a verb waits for the outcome, or for an answer\n"
 	      "  -s, --signal SIGNAL   kill: send SIGNAL (default: KILL)\n"
 	      "      --user USER       add: run the command as USER\n"
@@ -210,10 +216,10 @@ static int set_port(struct options *options, const char *value, struct error *er
 {
 	int64_t port;
 
-	if (text_parse_int(value, &port) < 0 || port < 1 || port > 65535)
-		return error_set(err, EXIT_USAGE, "-p needs a port between 1 and 65535, not '%s'",
+	if (text_parse_int(value, &port) < 0 || port < 0 || port > 65535)
+		return error_set(err, EXIT_USAGE, "-p needs a port between 0 and 65535, not '%s'",
 				 value);
-	options->launch.overrides.port = (int)port;
+	options->launch.overrides.port = port == 0 ? CONF_ANY_PORT : (int)port;
 	return keep_option(&options->launch, "-p", value, err);
 }
 
@@ -269,6 +275,17 @@ static int set_handover(struct options *options, const char *value, struct error
 	return 0;
 }
 
+/*
+ * There is no daemon, and so no pidfile: that an ordinary user has no place for one is no mistake.
+ */
+static int set_inetd(struct options *options, const char *name, struct error *err)
+{
+	options->start_option = "--inetd";
+	options->inetd = true;
+	options->inetd_name = name;
+	return add_setting(options, "pidfile=/nonexistent/echod.pid", err);
+}
+
 static int set_option(struct options *options, int option, char *value, struct error *err)
 {
 	struct launch *launch = &options->launch;
@@ -311,6 +328,13 @@ static int set_option(struct options *options, int option, char *value, struct e
 		return set_user(options, value, err);
 	case OPTION_RESTART:
 		return set_restart(options, value, err);
+	case OPTION_INETD:
+		return set_inetd(options, value, err);
+	case OPTION_PRINT_PORTS:
+		/* Not kept: a restart in place has nobody to print for. */
+		options->start_option = "--print-ports";
+		launch->print_ports = true;
+		return 0;
 	case OPTION_JSON:
 		options->json = true;
 		return 0;
@@ -401,7 +425,7 @@ static int check_taken(const struct options *options, struct error *err)
 		unsigned by; /* enum command_takes */
 		const char *text;
 	} rules[] = {
-		{options->json, TAKES_JSON, "--json is for ps and status"},
+		{options->json, TAKES_JSON, "--json is for access, ps and status"},
 		{options->timeout_ms >= 0, TAKES_TIMEOUT, "-T is for verbs that wait"},
 		{options->signal != 0, TAKES_SIGNAL, "-s is for kill"},
 		{options->user != NULL, TAKES_PROGRAM, "--user is for add"},
@@ -416,10 +440,11 @@ static int check_taken(const struct options *options, struct error *err)
 			return error_set(err, EXIT_USAGE, "%s, not for %s", rules[i].text,
 					 command->name);
 	if (options->start_option != NULL && !(command->takes & TAKES_START))
-		return error_set(err, EXIT_USAGE,
-				 "%s is for a start of the daemon and for check: a running daemon "
-				 "keeps the options of its start, and -P says which one is meant",
-				 options->start_option);
+		return error_set(
+			err, EXIT_USAGE,
+			"%s is for a start of the daemon, check and access: a running daemon "
+			"keeps the options of its start, and -P says which one is meant",
+			options->start_option);
 	return check_words(options, err);
 }
 

@@ -85,6 +85,54 @@ static void print_services(const json_t *services)
 		print_service(service);
 }
 
+/*
+ * "LABEL SUM (this 3, that 4)": the counters whose names begin so and that are not 0; nothing when
+ * all are.
+ */
+static void print_reasons(const char *label, const json_t *counters, const char *prefix)
+{
+	size_t len = strlen(prefix);
+	long long sum = 0;
+	const char *key, *separator = " (";
+	json_t *value;
+
+	json_object_foreach((json_t *)counters, key, value) if (strncmp(key, prefix, len) == 0)
+		sum += (long long)json_integer_value(value);
+	if (sum == 0)
+		return;
+	printf("  %-18s %lld", label, sum);
+	json_object_foreach((json_t *)counters, key, value)
+	{
+		if (strncmp(key, prefix, len) != 0 || json_integer_value(value) == 0)
+			continue;
+		fputs(separator, stdout);
+		print_escaped(key + len);
+		printf(" %lld", (long long)json_integer_value(value));
+		separator = ", ";
+	}
+	printf(")\n");
+}
+
+/* What there was of it; most daemons have none. */
+static void print_number(const char *label, const json_t *counters, const char *key)
+{
+	if (number_of(counters, key) > 0)
+		printf("  %-18s %lld\n", label, number_of(counters, key));
+}
+
+static void print_counters(const json_t *counters)
+{
+	printf("  lines answered     %lld\n", number_of(counters, "requests"));
+	if (number_of(counters, "datagrams") > 0)
+		printf("  datagrams          %lld received, %lld answered\n",
+		       number_of(counters, "datagrams"), number_of(counters, "datagram_replies"));
+	print_reasons("not answered", counters, "datagrams_");
+	print_reasons("refused", counters, "refused_");
+	print_number("PROXY errors", counters, "proxy_errors");
+	print_number("throttled", counters, "throttled");
+	print_number("log lines dropped", counters, "log_dropped");
+}
+
 static void print_text(const json_t *reply)
 {
 	const json_t *connections = json_object_get(reply, "connections");
@@ -102,11 +150,7 @@ static void print_text(const json_t *reply)
 	print_services(json_object_get(reply, "services"));
 	printf("  connections        %lld now, %lld so far\n", number_of(connections, "now"),
 	       number_of(connections, "total"));
-	printf("  lines answered     %lld\n",
-	       number_of(json_object_get(reply, "counters"), "requests"));
-	if (number_of(json_object_get(reply, "counters"), "log_dropped") > 0)
-		printf("  log lines dropped  %lld\n",
-		       number_of(json_object_get(reply, "counters"), "log_dropped"));
+	print_counters(json_object_get(reply, "counters"));
 	printf("  restarts           %lld, of which %lld refused\n", number_of(restarts, "ended"),
 	       number_of(restarts, "failed"));
 	if (json_is_object(last) && !json_is_true(json_object_get(last, "ok")))

@@ -68,12 +68,16 @@ static const char *type_wanted(const struct conf_key *key)
 {
 	switch (key->type) {
 	case KEY_INTEGER:
+	case KEY_INTEGER_OR_OFF:
 		return "a whole number";
 	case KEY_TIME:
 	case KEY_TIME_OR_OFF:
 		return "a time: seconds, or a string with a unit such as \"500ms\", \"2m\"";
 	case KEY_SIZE:
+	case KEY_SIZE_OR_OFF:
 		return "a size: bytes, or a string with a unit such as \"64k\", \"1M\"";
+	case KEY_LOAD:
+		return "a number such as 8 or 2.5";
 	case KEY_MODE:
 		return "octal digits in quotes, as in \"022\": without them, 022 is read as the "
 		       "decimal number 22";
@@ -87,6 +91,14 @@ static const char *type_wanted(const struct conf_key *key)
 		return "a list of strings, as in [ \"/usr/local/bin/sensor\", \"--loop\" ]";
 	case KEY_ENVIRONMENT:
 		return "a list of strings, as in [ \"LANG=C\" ]";
+	case KEY_ACCESS:
+		return "a list of strings, as in [ \"allow 10.0.0.0/8\", \"deny *\" ]";
+	case KEY_SCHEDULE:
+		return "a list of strings, as in [ \"Mon-Fri 08:00-18:00\" ]";
+	case KEY_NETWORKS:
+		return "a list of strings, as in [ \"10.0.0.0/8\" ]";
+	case KEY_PORTS:
+		return "a list of ports and ranges, as in ( 53, \"0-1023\" )";
 	default:
 		return "a string in quotes";
 	}
@@ -101,19 +113,68 @@ static void wrong_type(const struct pass *pass, const config_setting_t *setting,
 	wrong(pass, setting, text);
 }
 
-/* One string of a list. Returns -1 when it is wrong, and has said so. */
-static int add_to_list(const struct pass *pass, const config_setting_t *one,
-		       const struct conf_key *key, struct conf_service *service)
+/* The string of a list's element, or the number that may stand for one; NULL: it is neither. */
+static const char *element_text(const config_setting_t *one, const struct conf_key *key,
+				char *number, size_t cap)
 {
-	const char *text = config_setting_get_string(one);
+	int type = config_setting_type(one);
+
+	if (key->type != KEY_PORTS || (type != CONFIG_TYPE_INT && type != CONFIG_TYPE_INT64))
+		return config_setting_get_string(one);
+	snprintf(number, cap, "%lld", config_setting_get_int64(one));
+	return number;
+}
+
+/* The last of these lines of the text in which the string stands; 0: in none. */
+static unsigned find_string(const char *text, unsigned first, unsigned last, const char *string)
+{
+	size_t len = strlen(string);
+	unsigned line = 1, found = 0;
+
+	for (const char *at = text; *at != '\0' && line <= last; at++) {
+		if (line >= first && *at == '"' && strncmp(at + 1, string, len) == 0 &&
+		    at[1 + len] == '"')
+			found = line;
+		line += *at == '\n';
+	}
+	return found;
+}
+
+/*
+ * Where an element of a list stands, or a value that is a list of one. libconfig notes the line on
+ * which it has read what is behind a string: behind the last one, that is the end of the list.
+ */
+static void where_of_element(const struct pass *pass, const config_setting_t *one, char *where)
+{
+	const config_setting_t *list = config_setting_parent(one);
+	const char *string = config_setting_get_string(one);
+	int i = config_setting_index(one);
+	unsigned line = config_setting_source_line(one), first, found = 0;
+
+	if (!config_setting_is_group(list) && i == config_setting_length(list) - 1 &&
+	    string != NULL) {
+		first = config_setting_source_line(
+			i > 0 ? config_setting_get_elem(list, (unsigned)i - 1) : list);
+		found = find_string(conf_source_text(pass->source), first, line, string);
+	}
+	conf_source_where(pass->source, found != 0 ? found : line, where, WHERE_MAX);
+}
+
+/* One element of a list. Returns -1 when it is wrong, and has said so. */
+static int add_to_list(const struct pass *pass, const config_setting_t *one,
+		       const struct conf_key *key, void *base)
+{
+	char where[WHERE_MAX], number[32];
+	const char *text = element_text(one, key, number, sizeof(number));
 	struct error err = {0};
 
 	if (text == NULL) {
 		wrong_type(pass, one, key);
 		return -1;
 	}
-	if (conf_key_add(key, service, text, &err) < 0) {
-		wrong(pass, one, err.text);
+	where_of_element(pass, one, where);
+	if (conf_key_add(key, base, text, where, &err) < 0) {
+		conf_errors_add(pass->errors, where, "%s", err.text);
 		return -1;
 	}
 	return 0;
@@ -121,28 +182,35 @@ static int add_to_list(const struct pass *pass, const config_setting_t *one,
 
 /* A single string is a list, too. Returns -1 when anything is wrong, and has said what. */
 static int set_list(const struct pass *pass, const config_setting_t *setting,
-		    const struct conf_key *key, struct conf_service *service)
+		    const struct conf_key *key, void *base)
 {
 	bool aggregate = config_setting_is_aggregate(setting);
 	int n = aggregate ? config_setting_length(setting) : 1, result = 0;
 
-	conf_key_clear(key, service);
+	conf_key_clear(key, base);
 	for (int i = 0; i < n; i++) {
 		if (add_to_list(pass,
 				aggregate ? config_setting_get_elem(setting, (unsigned)i) : setting,
-				key, service) == 0)
+				key, base) == 0)
 			continue;
 		result = -1;
 		/* The words behind a wrong command are not commands. */
 		if (key->type == KEY_COMMAND)
 			break;
 	}
-	if (n > 0 || key->type == KEY_ENVIRONMENT)
+	if (n > 0 || conf_key_may_be_empty(key))
 		return result;
 	wrong(pass, setting,
 	      key->type == KEY_LISTEN ? "listen is empty: the service could not be reached"
 				      : "command is empty: there is nothing to run");
 	return -1;
+}
+
+/* Only in quotes can it have a unit, or be no number. */
+static bool can_be_string(const struct conf_key *key)
+{
+	return key->type != KEY_BOOLEAN && key->type != KEY_INTEGER &&
+	       key->type != KEY_INTEGER_OR_OFF && key->type != KEY_LOAD;
 }
 
 static int set_value(const config_setting_t *setting, const struct conf_key *key, void *base,
@@ -154,14 +222,14 @@ static int set_value(const config_setting_t *setting, const struct conf_key *key
 	if (conf_key_is_number(key) && key->type != KEY_MODE &&
 	    (type == CONFIG_TYPE_INT || type == CONFIG_TYPE_INT64))
 		return conf_key_set_number(key, base, config_setting_get_int64(setting), err);
-	if (conf_key_is_time(key) && type == CONFIG_TYPE_FLOAT) {
+	if ((conf_key_is_time(key) || key->type == KEY_LOAD) && type == CONFIG_TYPE_FLOAT) {
 		snprintf(text, sizeof(text), "%.12g", config_setting_get_float(setting));
 		return conf_key_set_text(key, base, text, err);
 	}
 	if (key->type == KEY_BOOLEAN && type == CONFIG_TYPE_BOOL)
 		return conf_key_set_text(key, base,
 					 config_setting_get_bool(setting) ? "true" : "false", err);
-	if (type == CONFIG_TYPE_STRING && key->type != KEY_BOOLEAN && key->type != KEY_INTEGER)
+	if (type == CONFIG_TYPE_STRING && can_be_string(key))
 		return conf_key_set_text(key, base, config_setting_get_string(setting), err);
 	return error_set(err, EXIT_CONFIG, "%s must be %s", key->name, type_wanted(key));
 }
@@ -384,6 +452,19 @@ static void apply_override(struct pass *pass, const struct conf_override *overri
 		pass->conf->nice_set = true;
 }
 
+static bool begins_with_scheme(const char *text)
+{
+	size_t len = strcspn(text, ":");
+
+	for (int i = 0; i < TRANSPORTS; i++) {
+		const char *name = transport_name((enum transport)i);
+
+		if (strlen(name) == len && strncmp(text, name, len) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* "127.0.0.1", "::1" or "host:port"; `port` for those without one. */
 static int listen_option(struct conf_service *service, const char *text, int port,
 			 struct error *err)
@@ -392,7 +473,7 @@ static int listen_option(struct conf_service *service, const char *text, int por
 	size_t len = strlen(text);
 	const char *colon = strchr(text, ':');
 	bool bare_v6 = colon != NULL && strchr(colon + 1, ':') != NULL && text[0] != '[' &&
-		       strncmp(text, "tcp:", 4) != 0;
+		       !begins_with_scheme(text);
 
 	if (len >= ADDR_HOST_MAX)
 		return error_set(err, EXIT_CONFIG, "the address '%s' is too long", text);
@@ -413,6 +494,8 @@ static void built_in_service(struct pass *pass, const struct conf_overrides *ove
 	int port = overrides->port != 0 ? overrides->port : CONF_DEFAULT_PORT;
 	int result = 0;
 
+	if (port == CONF_ANY_PORT)
+		port = 0;
 	service = add_service(pass->conf, "the built-in service");
 	if (service == NULL || (service->name = strdup("line")) == NULL) {
 		conf_errors_add(pass->errors, "built-in service", "no memory");
@@ -441,9 +524,11 @@ static void check_address(struct pass *pass, const struct conf_service *a,
 			  const struct conf_listen *listen, const struct conf_service *b,
 			  size_t count)
 {
-	for (size_t i = 0; i < count; i++)
-		if (listen->endpoint.port == b->listen[i].endpoint.port &&
-		    strcmp(listen->endpoint.host, b->listen[i].endpoint.host) == 0)
+	bool any_port = listen->endpoint.port == 0 && listen->endpoint.path[0] == '\0';
+
+	/* Of two services, each gets a port of its own. */
+	for (size_t i = 0; i < count && (!any_port || a == b); i++)
+		if (endpoint_equal(&listen->endpoint, &b->listen[i].endpoint))
 			conf_errors_add(pass->errors, a->where,
 					"the address '%s' is already used at %s", listen->text,
 					b->where);
@@ -457,6 +542,7 @@ static void check_services(struct pass *pass)
 	for (size_t i = 0; i < conf->service_count; i++) {
 		const struct conf_service *a = &conf->services[i];
 
+		conf_service_check(a, pass->errors);
 		for (size_t j = 0; j < i; j++)
 			check_names(pass, a, &conf->services[j]);
 		for (size_t j = 0; j <= i; j++) {
@@ -604,6 +690,15 @@ static bool is_quoted(const struct conf_key *key)
 	       text_parse_int(key->initial, &plain) < 0;
 }
 
+/* From commas between to the syntax of the file. */
+static void print_list(FILE *out, const char *strings)
+{
+	for (size_t len; strings[0] != '\0'; strings += len + (strings[len] == ',')) {
+		len = strcspn(strings, ",");
+		fprintf(out, "\"%.*s\"%s", (int)len, strings, strings[len] == ',' ? ", " : "");
+	}
+}
+
 static void print_key(FILE *out, const struct conf_key *key, const char *indent)
 {
 	const char *quote;
@@ -613,10 +708,16 @@ static void print_key(FILE *out, const struct conf_key *key, const char *indent)
 		fprintf(out, "%s# %s: %s\n", indent, key->name, key->initial_said);
 		return;
 	}
-	quote = is_quoted(key) ? "\"" : "";
 	/* The service that is printed speaks a protocol: there, these would be wrong. */
-	fprintf(out, "%s%s%s = %s%s%s;\n", indent, key->whom == KEY_FOR_PROGRAM ? "# " : "",
-		key->name, quote, key->initial, quote);
+	fprintf(out, "%s%s%s = ", indent, key->whom == KEY_FOR_PROGRAM ? "# " : "", key->name);
+	if (conf_key_is_list(key)) {
+		fprintf(out, "[ ");
+		print_list(out, key->initial);
+		fprintf(out, " ];\n");
+		return;
+	}
+	quote = is_quoted(key) ? "\"" : "";
+	fprintf(out, "%s%s%s;\n", quote, key->initial, quote);
 }
 
 void conf_print_defaults(FILE *out)

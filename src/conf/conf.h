@@ -14,15 +14,50 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "base/access.h"
 #include "base/addr.h"
 #include "base/blob.h"
 #include "base/error.h"
+#include "base/network.h"
+#include "base/schedule.h"
 
 #define CONF_DEFAULT_PORT 30333
+#define CONF_ANY_PORT	  (-1) /* of -p: whichever is free */
 
 struct conf_listen {
 	char *text; /* as written */
 	struct endpoint endpoint;
+};
+
+/*
+ * What clients may do and have. A service has its own, and so has the daemon for all services
+ * together: both hold, and of two limits the stricter wins. 0: no limit.
+ */
+struct conf_limits {
+	struct access_list access;
+	struct schedule access_times;
+	int64_t max_load; /* hundredths of the load average of a minute */
+	int64_t max_connections;
+	int64_t max_connections_per_source;
+	int64_t max_connections_per_prefix;	/* /24 or /64 */
+	int64_t max_connection_rate;		/* a second */
+	int64_t max_connection_rate_per_source; /* a second */
+	int64_t max_byte_rate;			/* bytes a second, of a connection */
+	int64_t max_byte_rate_per_source;
+	int64_t max_request_rate; /* a second, of a connection */
+	int64_t max_request_rate_per_source;
+	int64_t max_datagram_rate;  /* a second, of a /24 or /64 */
+	int64_t max_pending;	    /* bytes */
+	int64_t idle_timeout;	    /* ms */
+	int64_t write_timeout;	    /* ms */
+	int64_t first_byte_timeout; /* ms */
+	int64_t lifetime;	    /* ms */
+};
+
+/* A range of ports, both ends in it. */
+struct conf_ports {
+	uint16_t from;
+	uint16_t until;
 };
 
 /* A service's own `nice` that is not written. */
@@ -56,11 +91,34 @@ struct conf_service {
 	int64_t defer_accept; /* ms; 0: off */
 	int64_t keepalive;    /* ms of silence before the first probe; 0: off */
 	bool nodelay;
-	int64_t max_lines;     /* lines a connection; 0: no limit */
-	int64_t max_line;      /* bytes, the LF included */
-	int64_t max_pending;   /* bytes */
-	int64_t idle_timeout;  /* ms; 0: none */
-	int64_t write_timeout; /* ms; 0: none */
+	int64_t max_lines;  /* lines a connection; 0: no limit */
+	int64_t max_line;   /* bytes, the LF included */
+	char *delimiter;    /* "lf", "crlf", "nul" */
+	char *on_long_line; /* "close", "split" */
+	char *transform;    /* "none", "upper", "lower", "reverse", "hex" */
+	char *greeting;	    /* NULL: none */
+	struct conf_limits limits;
+	char *on_refuse;	    /* "close", "reset", "message" */
+	char *proxy_protocol;	    /* "off", "optional", "required" */
+	struct network *proxy_from; /* owned */
+	size_t proxy_from_count;
+	struct conf_ports *deny_source_ports; /* owned; of datagrams */
+	size_t deny_source_port_count;
+
+	/* Its sockets. */
+	bool v6only;		/* of [::]:port; "*" is two sockets in any case */
+	char *device;		/* SO_BINDTODEVICE; NULL: all */
+	int64_t receive_buffer; /* bytes; 0: the kernel's choice; of the others, too */
+	int64_t send_buffer;	/* bytes */
+	int64_t tos;		/* IP_TOS, IPV6_TCLASS; 0 to 255 */
+	int64_t ttl;		/* IP_TTL, IPV6_UNICAST_HOPS; 0: the kernel's */
+	int64_t mss;		/* TCP_MAXSEG, bytes; 0: the kernel's */
+	int64_t fastopen;	/* TCP_FASTOPEN, the queue's length; 0: off */
+	int64_t user_timeout;	/* TCP_USER_TIMEOUT, ms; 0: off */
+	bool mptcp;		/* IPPROTO_MPTCP where there is one */
+	int64_t socket_mode;	/* of a Unix socket's file */
+	char *socket_user;	/* its owner; NULL: the daemon's own */
+	char *socket_group;
 	char *where; /* "file:line", "the built-in service" or "echod add", for messages */
 };
 
@@ -84,6 +142,7 @@ struct conf {
 	int64_t max_retiring;	/* processes */
 	int64_t watchdog;	/* ms without a sign of life that end a worker; 0: off */
 	struct conf_log log;
+	struct conf_limits limits; /* of all services together */
 	struct conf_service *services;
 	size_t service_count;
 };
@@ -131,7 +190,7 @@ struct conf_override {
 struct conf_overrides {
 	const struct conf_override *settings;
 	size_t setting_count;
-	int port;		   /* -p: for the built-in service; 0: not given */
+	int port;		   /* -p: for the built-in service; CONF_ANY_PORT; 0: not given */
 	const char *const *listen; /* -l: for the built-in service */
 	size_t listen_count;
 	bool foreground; /* log.target is "stderr" unless it is set */

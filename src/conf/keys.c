@@ -1,18 +1,16 @@
 #include "conf/keys.h"
 
-#include <ctype.h>
-#include <inttypes.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/signame.h"
 #include "base/text.h"
 
 #define DAY    (INT64_C(86400) * 1000)
 #define SECOND INT64_C(1000)
 #define KIB    INT64_C(1024)
 #define MIB    (INT64_C(1024) * 1024)
+#define GIB    (INT64_C(1024) * MIB)
+#define MANY   INT64_C(1000000000) /* as good as no limit, and no sum of such overflows */
 
 /* A row begins with one of these; the last three are settings of services. */
 #define GLOBAL(name)   KEY_GLOBAL, #name, KEY_FOR_ANY
@@ -21,17 +19,43 @@
 #define PROTOCOL(name) KEY_SERVICE, #name, KEY_FOR_PROTOCOL
 #define PROGRAM(name)  KEY_SERVICE, #name, KEY_FOR_PROGRAM
 
+/*
+ * Two rows: what stands in the struct conf_limits of the daemon and in that of each service, with
+ * the same default. tests/lint/lint.sh reads it so, too.
+ */
+#define LIMIT(name, type, min, max, initial, said, sentence)                                       \
+	{GLOBAL(name), type,	offsetof(struct conf, limits.name), min, max, initial, said,       \
+	 NULL,	       sentence},                                                                  \
+	{                                                                                          \
+		PROTOCOL(name), type, offsetof(struct conf_service, limits.name), min, max,        \
+			initial, said, NULL, sentence                                              \
+	}
+
 static const char *const level_choices[] = {"critical", "error", "warning", "notice",
 					    "info",	"debug", NULL};
 static const char *const facility_choices[] = {
 	"kern",	  "user",   "mail",   "daemon",	  "auth",   "syslog", "lpr",
 	"news",	  "uucp",   "cron",   "authpriv", "ftp",    "local0", "local1",
 	"local2", "local3", "local4", "local5",	  "local6", "local7", NULL};
-static const char *const protocol_choices[] = {"line", "echo", NULL};
+static const char *const protocol_choices[] = {"line",	  "echo", "discard", "chargen",
+					       "daytime", "time", "whoami",  NULL};
+static const char *const delimiter_choices[] = {"lf", "crlf", "nul", NULL};
+static const char *const long_line_choices[] = {"close", "split", NULL};
+static const char *const transform_choices[] = {"none", "upper", "lower", "reverse", "hex", NULL};
+static const char *const refuse_choices[] = {"close", "reset", "message", NULL};
+static const char *const proxy_choices[] = {"off", "optional", "required", NULL};
 static const char *const restart_choices[] = {"always", "on-failure", "never", NULL};
+
+/* Of limits whose default is another in a service. */
+#define DATAGRAM_RATE_SENTENCE                                                                     \
+	"How many datagrams a second one network may send, an IPv4 /24 or an IPv6 /64; 0: no limit."
+#define PENDING_SENTENCE "How many reply bytes may wait for a client that does not read."
+#define IDLE_SENTENCE	 "After which silence a connection is closed; 0: never."
+#define WRITE_SENTENCE	 "How long a client may not read while a reply waits; 0: for ever."
 
 /*
  * To add a setting: a field in conf.h, a row here, a place in etc/echod.conf and in echod.conf(5).
+ * Settings are printed in the order of their rows.
  */
 const struct conf_key conf_keys[] = {
 	{GLOBAL(pidfile), KEY_PATH, offsetof(struct conf, pidfile), 0, 0, NULL,
@@ -80,12 +104,14 @@ const struct conf_key conf_keys[] = {
 	 "the global one", NULL, "The scheduling priority of the service."},
 
 	{PROTOCOL(protocol), KEY_CHOICE, offsetof(struct conf_service, protocol), 0, 0, "line",
-	 NULL, protocol_choices, "What the service speaks: line, or echo (RFC 862)."},
+	 NULL, protocol_choices,
+	 "What the service speaks: line, echo, discard, chargen, daytime, time or whoami."},
 	{PROTOCOL(listen), KEY_LISTEN, 0, 0, 0, NULL,
 	 "none: a service with a protocol needs one; the built-in service has *:30333", NULL,
-	 "The addresses where the service listens, each host:port."},
+	 "The addresses where the service listens, each [scheme:]host:port or unix:PATH."},
 	{PROTOCOL(workers), KEY_INTEGER, offsetof(struct conf_service, workers), 0, 1024, "0", NULL,
 	 NULL, "How many processes serve; 0: one for each processor."},
+
 	{PROTOCOL(backlog), KEY_INTEGER, offsetof(struct conf_service, backlog), 1, 65535, "4096",
 	 NULL, NULL, "How many connections may wait to be accepted, for each worker and address."},
 	{PROTOCOL(defer_accept), KEY_TIME, offsetof(struct conf_service, defer_accept), 0,
@@ -96,18 +122,109 @@ const struct conf_key conf_keys[] = {
 	 "After which silence the kernel probes whether a client is there; 0: never."},
 	{PROTOCOL(nodelay), KEY_BOOLEAN, offsetof(struct conf_service, nodelay), 0, 0, "true", NULL,
 	 NULL, "Whether replies leave at once (TCP_NODELAY)."},
+	{PROTOCOL(v6only), KEY_BOOLEAN, offsetof(struct conf_service, v6only), 0, 0, "true", NULL,
+	 NULL, "Whether [::] is IPv6 only; * is IPv4 and IPv6 in any case."},
+	{PROTOCOL(device), KEY_DEVICE, offsetof(struct conf_service, device), 0, 0, NULL,
+	 "none: all", NULL, "The network interface that clients come through (SO_BINDTODEVICE)."},
+	{PROTOCOL(receive_buffer), KEY_SIZE, offsetof(struct conf_service, receive_buffer), 0, GIB,
+	 "0", NULL, NULL,
+	 "The kernel's buffer for what a client sends (SO_RCVBUF); 0: as it likes."},
+	{PROTOCOL(send_buffer), KEY_SIZE, offsetof(struct conf_service, send_buffer), 0, GIB, "0",
+	 NULL, NULL, "The kernel's buffer for replies (SO_SNDBUF); 0: as it likes."},
+	{PROTOCOL(tos), KEY_INTEGER, offsetof(struct conf_service, tos), 0, 255, "0", NULL, NULL,
+	 "Type of service or traffic class of replies, DSCP * 4 (IP_TOS); 0: unchanged."},
+	{PROTOCOL(ttl), KEY_INTEGER, offsetof(struct conf_service, ttl), 0, 255, "0", NULL, NULL,
+	 "Time to live or hop limit of replies (IP_TTL); 0: the kernel's."},
+	{PROTOCOL(mss), KEY_INTEGER_OR_OFF, offsetof(struct conf_service, mss), 88, 32767, "0",
+	 NULL, NULL, "The largest TCP segment (TCP_MAXSEG); 0: the kernel's choice."},
+	{PROTOCOL(fastopen), KEY_INTEGER, offsetof(struct conf_service, fastopen), 0, 65535, "0",
+	 NULL, NULL, "How many TCP Fast Open requests may wait (TCP_FASTOPEN, RFC 7413); 0: off."},
+	{PROTOCOL(user_timeout), KEY_TIME, offsetof(struct conf_service, user_timeout), 0, DAY, "0",
+	 NULL, NULL,
+	 "How long sent bytes may stay without acknowledgement (TCP_USER_TIMEOUT); 0: as the kernel does it."},
+	{PROTOCOL(mptcp), KEY_BOOLEAN, offsetof(struct conf_service, mptcp), 0, 0, "false", NULL,
+	 NULL, "Whether clients may use Multipath TCP (RFC 8684), where the kernel has it."},
+	{PROTOCOL(socket_mode), KEY_MODE, offsetof(struct conf_service, socket_mode), 0, 0777,
+	 "0666", NULL, NULL, "The permissions of a Unix socket's file, in octal."},
+	{PROTOCOL(socket_user), KEY_OWNER, offsetof(struct conf_service, socket_user), 0, 0, NULL,
+	 "the user who starts the daemon", NULL, "The owner of a Unix socket's file."},
+	{PROTOCOL(socket_group), KEY_OWNER_GROUP, offsetof(struct conf_service, socket_group), 0, 0,
+	 NULL, "the group of the user who starts the daemon", NULL,
+	 "The group of a Unix socket's file."},
+
 	{PROTOCOL(max_lines), KEY_INTEGER, offsetof(struct conf_service, max_lines), 0, INT64_MAX,
 	 "1", NULL, NULL, "Protocol line: how many lines a connection may send; 0: no limit."},
 	{PROTOCOL(max_line), KEY_SIZE, offsetof(struct conf_service, max_line), 2, 16 * MIB, "64k",
-	 NULL, NULL, "Protocol line: the longest line, its LF included."},
-	{PROTOCOL(max_pending), KEY_SIZE, offsetof(struct conf_service, max_pending), 4 * KIB,
-	 1024 * MIB, "256k", NULL, NULL,
-	 "How many reply bytes may wait for a client that does not read."},
-	{PROTOCOL(idle_timeout), KEY_TIME, offsetof(struct conf_service, idle_timeout), 0,
-	 365 * DAY, "5m", NULL, NULL, "After which silence a connection is closed; 0: never."},
-	{PROTOCOL(write_timeout), KEY_TIME, offsetof(struct conf_service, write_timeout), 0,
-	 365 * DAY, "1m", NULL, NULL,
-	 "How long a client may not read while a reply waits; 0: for ever."},
+	 NULL, NULL, "Protocol line: the longest line, its delimiter included."},
+	{PROTOCOL(delimiter), KEY_CHOICE, offsetof(struct conf_service, delimiter), 0, 0, "lf",
+	 NULL, delimiter_choices, "Protocol line: what ends a line: lf, crlf or nul."},
+	{PROTOCOL(on_long_line), KEY_CHOICE, offsetof(struct conf_service, on_long_line), 0, 0,
+	 "close", NULL, long_line_choices,
+	 "Protocol line: what a longer line does: close the connection, or split into pieces."},
+	{PROTOCOL(transform), KEY_CHOICE, offsetof(struct conf_service, transform), 0, 0, "none",
+	 NULL, transform_choices,
+	 "Protocol line: how a line changes on its way back: none, upper, lower, reverse or hex."},
+	{PROTOCOL(greeting), KEY_TEXT, offsetof(struct conf_service, greeting), 0, 0, NULL, "none",
+	 NULL, "Protocol line: what is said first, with fields such as %host and %peer."},
+
+	LIMIT(access, KEY_ACCESS, 0, 0, NULL, "none: everybody",
+	      "Who is served, by network or user; the first rule that matches decides."),
+	LIMIT(access_times, KEY_SCHEDULE, 0, 0, NULL, "none: always",
+	      "When clients are served: times of the week, in local time."),
+	LIMIT(max_load, KEY_LOAD, 0, 100000 * 100, "0", NULL,
+	      "The load average of a minute above which nobody new is served; 0: no limit."),
+	LIMIT(max_connections, KEY_INTEGER, 0, MANY, "0", NULL,
+	      "How many connections there may be at a time; 0: no limit."),
+	LIMIT(max_connections_per_source, KEY_INTEGER, 0, MANY, "0", NULL,
+	      "How many of them may be of one client address; 0: no limit."),
+	LIMIT(max_connections_per_prefix, KEY_INTEGER, 0, MANY, "0", NULL,
+	      "How many of them may be of one network, an IPv4 /24 or an IPv6 /64; 0: no limit."),
+	LIMIT(max_connection_rate, KEY_INTEGER, 0, MANY, "0", NULL,
+	      "How many connections may begin in a second; 0: no limit."),
+	LIMIT(max_connection_rate_per_source, KEY_INTEGER, 0, MANY, "0", NULL,
+	      "How many of them may be of one client address; 0: no limit."),
+	LIMIT(max_byte_rate, KEY_SIZE, 0, 1024 * GIB, "0", NULL,
+	      "How many bytes a connection may send in a second; 0: no limit."),
+	LIMIT(max_byte_rate_per_source, KEY_SIZE, 0, 1024 * GIB, "0", NULL,
+	      "How many bytes one client address may send in a second; 0: no limit."),
+	LIMIT(max_request_rate, KEY_INTEGER, 0, MANY, "0", NULL,
+	      "How many requests, such as lines, a connection may send in a second; 0: no limit."),
+	LIMIT(max_request_rate_per_source, KEY_INTEGER, 0, MANY, "0", NULL,
+	      "How many requests one client address may send in a second; 0: no limit."),
+	{GLOBAL(max_datagram_rate), KEY_INTEGER, offsetof(struct conf, limits.max_datagram_rate), 0,
+	 MANY, "0", NULL, NULL, DATAGRAM_RATE_SENTENCE},
+	{PROTOCOL(max_datagram_rate), KEY_INTEGER,
+	 offsetof(struct conf_service, limits.max_datagram_rate), 0, MANY, "10000", NULL, NULL,
+	 DATAGRAM_RATE_SENTENCE},
+	{GLOBAL(max_pending), KEY_SIZE_OR_OFF, offsetof(struct conf, limits.max_pending), 4 * KIB,
+	 GIB, "0", NULL, NULL, PENDING_SENTENCE},
+	{PROTOCOL(max_pending), KEY_SIZE, offsetof(struct conf_service, limits.max_pending),
+	 4 * KIB, GIB, "256k", NULL, NULL, PENDING_SENTENCE},
+	{GLOBAL(idle_timeout), KEY_TIME, offsetof(struct conf, limits.idle_timeout), 0, 365 * DAY,
+	 "0", NULL, NULL, IDLE_SENTENCE},
+	{PROTOCOL(idle_timeout), KEY_TIME, offsetof(struct conf_service, limits.idle_timeout), 0,
+	 365 * DAY, "5m", NULL, NULL, IDLE_SENTENCE},
+	{GLOBAL(write_timeout), KEY_TIME, offsetof(struct conf, limits.write_timeout), 0, 365 * DAY,
+	 "0", NULL, NULL, WRITE_SENTENCE},
+	{PROTOCOL(write_timeout), KEY_TIME, offsetof(struct conf_service, limits.write_timeout), 0,
+	 365 * DAY, "1m", NULL, NULL, WRITE_SENTENCE},
+	LIMIT(first_byte_timeout, KEY_TIME, 0, 365 * DAY, "0", NULL,
+	      "How long a client may be silent at first; 0: not told from other silence."),
+	LIMIT(lifetime, KEY_TIME, 0, 365 * DAY, "0", NULL,
+	      "How long a connection may last; 0: no limit."),
+	{PROTOCOL(on_refuse), KEY_CHOICE, offsetof(struct conf_service, on_refuse), 0, 0, "close",
+	 NULL, refuse_choices,
+	 "How a client is turned away: close, reset or message, a line that says why."},
+	{PROTOCOL(deny_source_ports), KEY_PORTS, offsetof(struct conf_service, deny_source_ports),
+	 0, 0, "0-1023,1900,2049,5353,11211,30333", NULL, NULL,
+	 "Ports whose datagrams are not answered: servers that would answer the answer."},
+
+	{PROTOCOL(proxy_protocol), KEY_CHOICE, offsetof(struct conf_service, proxy_protocol), 0, 0,
+	 "off", NULL, proxy_choices,
+	 "Whether proxies say whom they speak for (PROXY protocol): off, optional or required."},
+	{PROTOCOL(proxy_from), KEY_NETWORKS, offsetof(struct conf_service, proxy_from), 0, 0, NULL,
+	 "none: with proxy_protocol, a service needs one", NULL,
+	 "The networks of the proxies that are believed."},
 
 	{PROGRAM(command), KEY_COMMAND, offsetof(struct conf_service, command), 0, 0, NULL,
 	 "none: a program needs one", NULL,
@@ -151,8 +268,20 @@ const char *conf_key_nearest(enum key_section section, const char *name)
 
 bool conf_key_is_number(const struct conf_key *key)
 {
-	return key->type == KEY_INTEGER || conf_key_is_time(key) || key->type == KEY_SIZE ||
-	       key->type == KEY_MODE || key->type == KEY_SIGNAL;
+	switch (key->type) {
+	case KEY_INTEGER:
+	case KEY_INTEGER_OR_OFF:
+	case KEY_TIME:
+	case KEY_TIME_OR_OFF:
+	case KEY_SIZE:
+	case KEY_SIZE_OR_OFF:
+	case KEY_LOAD:
+	case KEY_MODE:
+	case KEY_SIGNAL:
+		return true;
+	default:
+		return false;
+	}
 }
 
 bool conf_key_is_time(const struct conf_key *key)
@@ -162,7 +291,23 @@ bool conf_key_is_time(const struct conf_key *key)
 
 bool conf_key_is_list(const struct conf_key *key)
 {
-	return key->type == KEY_LISTEN || key->type == KEY_COMMAND || key->type == KEY_ENVIRONMENT;
+	switch (key->type) {
+	case KEY_LISTEN:
+	case KEY_COMMAND:
+	case KEY_ENVIRONMENT:
+	case KEY_ACCESS:
+	case KEY_SCHEDULE:
+	case KEY_NETWORKS:
+	case KEY_PORTS:
+		return true;
+	default:
+		return false;
+	}
+}
+
+bool conf_key_may_be_empty(const struct conf_key *key)
+{
+	return conf_key_is_list(key) && key->type != KEY_LISTEN && key->type != KEY_COMMAND;
 }
 
 void *conf_key_field(const struct conf_key *key, const void *base)
@@ -193,248 +338,4 @@ int conf_key_check_kind(const struct conf_key *key, const void *base, struct err
 				 key->name);
 	return error_set(err, EXIT_CONFIG,
 			 "%s is for services with a command, and this one has none", key->name);
-}
-
-static void format_number(const struct conf_key *key, char *out, size_t cap, int64_t value)
-{
-	if (conf_key_is_time(key))
-		text_format_time(out, cap, value);
-	else if (key->type == KEY_SIZE)
-		text_format_size(out, cap, value);
-	else if (key->type == KEY_MODE)
-		snprintf(out, cap, "%03" PRIo64, (uint64_t)value);
-	else
-		snprintf(out, cap, "%" PRId64, value);
-}
-
-static int out_of_range(const struct conf_key *key, int64_t value, struct error *err)
-{
-	char low[32], high[32], given[32];
-
-	format_number(key, low, sizeof(low), key->min);
-	format_number(key, high, sizeof(high), key->max);
-	format_number(key, given, sizeof(given), value);
-	if (key->max == INT64_MAX)
-		return error_set(err, EXIT_CONFIG, "%s must be at least %s, not %s", key->name, low,
-				 given);
-	return error_set(err, EXIT_CONFIG, "%s must be %sbetween %s and %s, not %s", key->name,
-			 key->type == KEY_TIME_OR_OFF ? "0 (off) or " : "", low, high, given);
-}
-
-/* A program that only stands still is not stopped, and its stop_timeout would run out each time. */
-static int check_signal(const struct conf_key *key, int64_t sig, struct error *err)
-{
-	if (sig == SIGSTOP)
-		return error_set(err, EXIT_CONFIG,
-				 "%s cannot be SIGSTOP: it halts, it ends nothing", key->name);
-	if (sig == SIGCONT)
-		return error_set(
-			err, EXIT_CONFIG,
-			"%s cannot be SIGCONT: it lets go on what was halted, it ends nothing",
-			key->name);
-	return 0;
-}
-
-/* `value` is in the unit of the struct. */
-static int store_number(const struct conf_key *key, void *base, int64_t value, struct error *err)
-{
-	bool off = key->type == KEY_TIME_OR_OFF && value == 0;
-
-	if (!off && (value < key->min || value > key->max))
-		return out_of_range(key, value, err);
-	if (key->type == KEY_SIGNAL && check_signal(key, value, err) < 0)
-		return -1;
-	*(int64_t *)conf_key_field(key, base) = value;
-	return 0;
-}
-
-int conf_key_set_number(const struct conf_key *key, void *base, int64_t value, struct error *err)
-{
-	if (conf_key_is_time(key)) {
-		if (value > INT64_MAX / SECOND || value < INT64_MIN / SECOND)
-			return error_set(err, EXIT_CONFIG, "%s is out of range", key->name);
-		value *= SECOND;
-	}
-	return store_number(key, base, value, err);
-}
-
-static int check_name(const char *value, struct error *err)
-{
-	size_t len = strlen(value);
-
-	for (size_t i = 0; i < len; i++)
-		if (!isalnum((unsigned char)value[i]) &&
-		    (i == 0 || strchr("._-", value[i]) == NULL))
-			len = 0;
-	if (len < 1 || len > 32)
-		return error_set(err, EXIT_CONFIG,
-				 "the name '%s' is not 1 to 32 letters, digits, '.', '_' or '-', "
-				 "the first a letter or digit",
-				 value);
-	return 0;
-}
-
-static int check_choice(const struct conf_key *key, const char *value, struct error *err)
-{
-	char all[256] = "";
-	const char *nearest = NULL;
-	unsigned best = TEXT_FAR;
-
-	for (const char *const *choice = key->choices; *choice != NULL; choice++) {
-		if (strcmp(*choice, value) == 0)
-			return 0;
-		if (text_is_nearer(value, *choice, &best))
-			nearest = *choice;
-		snprintf(all + strlen(all), sizeof(all) - strlen(all), "%s%s", all[0] ? ", " : "",
-			 *choice);
-	}
-	if (nearest != NULL)
-		return error_set(err, EXIT_CONFIG, "%s '%s' is not known; did you mean '%s'?",
-				 key->name, value, nearest);
-	return error_set(err, EXIT_CONFIG, "%s '%s' is not known; it is one of %s", key->name,
-			 value, all);
-}
-
-static int check_target(const char *value, struct error *err)
-{
-	if (strcmp(value, "syslog") == 0 || strcmp(value, "stderr") == 0)
-		return 0;
-	if (strncmp(value, "file:", 5) != 0)
-		return error_set(err, EXIT_CONFIG,
-				 "target '%s' is none of \"syslog\", \"stderr\", \"file:PATH\"",
-				 value);
-	if (value[5] != '/')
-		return error_set(err, EXIT_CONFIG, "target '%s' must name an absolute path", value);
-	return 0;
-}
-
-static int check_text(const struct conf_key *key, const char *value, struct error *err)
-{
-	if (value[0] == '\0')
-		return error_set(err, EXIT_CONFIG, "%s is empty", key->name);
-	if ((key->type == KEY_PATH || key->type == KEY_DIRECTORY) && value[0] != '/')
-		return error_set(err, EXIT_CONFIG, "%s must be an absolute path, not '%s'",
-				 key->name, value);
-	if (key->type == KEY_NAME)
-		return check_name(value, err);
-	if (key->type == KEY_CHOICE)
-		return check_choice(key, value, err);
-	if (key->type == KEY_TARGET)
-		return check_target(value, err);
-	return 0;
-}
-
-static int set_boolean(const struct conf_key *key, void *base, const char *value, struct error *err)
-{
-	if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
-		return error_set(err, EXIT_CONFIG, "%s must be true or false, not '%s'", key->name,
-				 value);
-	*(bool *)conf_key_field(key, base) = value[0] == 't';
-	return 0;
-}
-
-/* Octal digits and nothing else. What is too large for permissions is found later. */
-static int parse_mode(const char *text, int64_t *mode)
-{
-	size_t len = strlen(text);
-
-	if (len < 1 || len > 9 || strspn(text, "01234567") != len)
-		return -1;
-	*mode = strtol(text, NULL, 8);
-	return 0;
-}
-
-static int parse_number(const struct conf_key *key, const char *value, int64_t *number)
-{
-	switch (key->type) {
-	case KEY_TIME:
-	case KEY_TIME_OR_OFF:
-		return text_parse_time(value, number);
-	case KEY_SIZE:
-		return text_parse_size(value, number);
-	case KEY_MODE:
-		return parse_mode(value, number);
-	case KEY_SIGNAL:
-		*number = signame_parse(value);
-		return *number < 0 ? -1 : 0;
-	default:
-		return text_parse_int(value, number);
-	}
-}
-
-/* What a number of the key's type is called, and how it is written. */
-static const char *number_words(const struct conf_key *key)
-{
-	switch (key->type) {
-	case KEY_TIME:
-	case KEY_TIME_OR_OFF:
-		return "time; write 30, \"500ms\", \"2m\", \"1h\"";
-	case KEY_SIZE:
-		return "size; write 4096, \"64k\", \"1M\"";
-	case KEY_MODE:
-		return "mode; write octal digits, as in \"022\"";
-	case KEY_SIGNAL:
-		return "signal; write \"SIGTERM\", \"TERM\" or 15";
-	default:
-		return "whole number";
-	}
-}
-
-static int set_number_text(const struct conf_key *key, void *base, const char *value,
-			   struct error *err)
-{
-	int64_t number;
-
-	if (parse_number(key, value, &number) < 0)
-		return error_set(err, EXIT_CONFIG, "%s: '%s' is not a %s", key->name, value,
-				 number_words(key));
-	return store_number(key, base, number, err);
-}
-
-int conf_key_set_text(const struct conf_key *key, void *base, const char *value, struct error *err)
-{
-	char *copy;
-
-	if (conf_key_is_list(key))
-		return conf_key_set_list(key, base, value, err);
-	if (key->type == KEY_BOOLEAN)
-		return set_boolean(key, base, value, err);
-	if (conf_key_is_number(key))
-		return set_number_text(key, base, value, err);
-	if (check_text(key, value, err) < 0)
-		return -1;
-	copy = strdup(value);
-	if (copy == NULL)
-		return error_errno(err, "%s", key->name);
-	free(*(char **)conf_key_field(key, base));
-	*(char **)conf_key_field(key, base) = copy;
-	return 0;
-}
-
-int conf_keys_set_defaults(enum key_section section, void *base)
-{
-	struct error err = {0};
-
-	for (size_t i = 0; i < conf_key_count; i++)
-		if (conf_keys[i].section == section && conf_keys[i].initial != NULL &&
-		    conf_key_set_text(&conf_keys[i], base, conf_keys[i].initial, &err) < 0)
-			return -1;
-	/* The one number without a value of its own. */
-	if (section == KEY_SERVICE)
-		((struct conf_service *)base)->nice = CONF_NICE_GLOBAL;
-	return 0;
-}
-
-void conf_keys_free(enum key_section section, void *base)
-{
-	for (size_t i = 0; i < conf_key_count; i++) {
-		const struct conf_key *key = &conf_keys[i];
-
-		if (key->section != section || conf_key_is_number(key) || key->type == KEY_BOOLEAN)
-			continue;
-		if (conf_key_is_list(key))
-			conf_key_free_list(key, base);
-		else
-			free(*(char **)conf_key_field(key, base));
-	}
 }

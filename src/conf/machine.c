@@ -11,12 +11,14 @@
 
 #include "conf/keys.h"
 
-static bool is_programs(const struct conf_key *key, const void *base)
+/* What never works for clients, or only opens files for them, may be root's. */
+static bool may_be_root(const struct conf_key *key, const void *base)
 {
-	return key->section == KEY_SERVICE && conf_is_program(base);
+	return key->type == KEY_OWNER || key->type == KEY_OWNER_GROUP ||
+	       (key->section == KEY_SERVICE && conf_is_program(base));
 }
 
-static int look_user(const char *name, bool program, struct error *err)
+static int look_user(const char *name, bool root_too, struct error *err)
 {
 	const struct passwd *user;
 
@@ -26,19 +28,19 @@ static int look_user(const char *name, bool program, struct error *err)
 		return error_errno(err, "cannot look up the user '%s'", name);
 	if (user == NULL)
 		return error_set(err, EXIT_CONFIG, "there is no user '%s'", name);
-	if (user->pw_uid == 0 && !program)
+	if (user->pw_uid == 0 && !root_too)
 		return error_set(err, EXIT_CONFIG,
 				 "workers must not run as root: name another user than '%s'", name);
 	return 0;
 }
 
-static int look_group(const char *name, bool program, struct error *err)
+static int look_group(const char *name, bool root_too, struct error *err)
 {
 	const struct group *group = getgrnam(name);
 
 	if (group == NULL)
 		return error_set(err, EXIT_CONFIG, "there is no group '%s'", name);
-	if (group->gr_gid == 0 && !program)
+	if (group->gr_gid == 0 && !root_too)
 		return error_set(
 			err, EXIT_CONFIG,
 			"workers must not run in root's group: name another group than '%s'", name);
@@ -85,14 +87,22 @@ int conf_key_look(const struct conf_key *key, const void *base, struct error *er
 
 		return words == NULL || words[0] == NULL ? 0 : look_command(words[0], err);
 	}
-	if (key->type != KEY_USER && key->type != KEY_GROUP && key->type != KEY_DIRECTORY)
+	switch (key->type) {
+	case KEY_USER:
+	case KEY_OWNER:
+	case KEY_GROUP:
+	case KEY_OWNER_GROUP:
+	case KEY_DIRECTORY:
+		break;
+	default:
 		return 0;
+	}
 	text = *(char **)conf_key_field(key, base);
 	if (text == NULL)
 		return 0;
-	if (key->type == KEY_USER)
-		return look_user(text, is_programs(key, base), err);
-	if (key->type == KEY_GROUP)
-		return look_group(text, is_programs(key, base), err);
-	return look_directory(key, text, err);
+	if (key->type == KEY_DIRECTORY)
+		return look_directory(key, text, err);
+	if (key->type == KEY_USER || key->type == KEY_OWNER)
+		return look_user(text, may_be_root(key, base), err);
+	return look_group(text, may_be_root(key, base), err);
 }

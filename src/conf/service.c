@@ -33,6 +33,45 @@ bool conf_is_program(const struct conf_service *service)
 	return service->command != NULL;
 }
 
+/* ---- What one setting cannot tell alone ----------------------------------------------------- */
+
+/* "udp:7" is port 7 of a host of that name. */
+static bool is_for_datagrams(const struct conf_listen *listen)
+{
+	return (strncmp(listen->text, "udp:", 4) == 0 && strchr(listen->text + 4, ':') != NULL) ||
+	       (strncmp(listen->text, "unixgram:", 9) == 0 &&
+		(listen->text[9] == '/' || listen->text[9] == '@'));
+}
+
+/*
+ * Twice as long as what came, a reply to a forged address would strike harder than its sender can
+ * (RFC 2827 tells of such attacks).
+ */
+static void check_transform(const struct conf_service *service, struct conf_errors *errors)
+{
+	if (strcmp(service->transform, "hex") != 0 || strcmp(service->protocol, "line") != 0)
+		return;
+	for (size_t i = 0; i < service->listen_count; i++)
+		if (is_for_datagrams(&service->listen[i]))
+			conf_errors_add(
+				errors, service->where,
+				"transform \"hex\" makes replies longer than requests, which is "
+				"not done for datagrams: '%s' needs another transform",
+				service->listen[i].text);
+}
+
+void conf_service_check(const struct conf_service *service, struct conf_errors *errors)
+{
+	if (conf_is_program(service))
+		return;
+	check_transform(service, errors);
+	if (strcmp(service->proxy_protocol, "off") != 0 && service->proxy_from_count == 0)
+		conf_errors_add(errors, service->where,
+				"proxy_protocol \"%s\" needs proxy_from, the networks of the "
+				"proxies: anybody else could pretend to be any client",
+				service->proxy_protocol);
+}
+
 /* ---- Equal programs ------------------------------------------------------------------------- */
 
 static bool equal_texts(const char *a, const char *b)
@@ -62,6 +101,7 @@ static bool equal_by_key(const struct conf_key *key, const struct conf_service *
 		return *(const int64_t *)from_a == *(const int64_t *)from_b;
 	if (key->type == KEY_BOOLEAN)
 		return *(const bool *)from_a == *(const bool *)from_b;
+	/* The other kinds of lists are for services with a protocol. */
 	if (conf_key_is_list(key))
 		return equal_words(*(char *const *const *)from_a, *(char *const *const *)from_b);
 	return equal_texts(*(const char *const *)from_a, *(const char *const *)from_b);
@@ -100,7 +140,7 @@ static int set_command(struct conf_service *service, char *const *command, bool 
 	if (command == NULL || command[0] == NULL)
 		return error_set(err, EXIT_CONFIG, "command is empty: there is nothing to run");
 	for (size_t i = 0; command[i] != NULL; i++)
-		if (conf_key_add(key, service, command[i], err) < 0)
+		if (conf_key_add(key, service, command[i], service->where, err) < 0)
 			return -1;
 	return check ? conf_key_look(key, service, err) : 0;
 }

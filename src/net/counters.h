@@ -25,6 +25,28 @@
 	X(resets, "connections ended by an error of the client's side")                            \
 	X(no_memory, "connections ended for want of memory")                                       \
 	X(cut_off, "connections ended by a stop or a retirement that ran out of time")             \
+	X(first_byte_timeouts, "connections ended by first_byte_timeout")                          \
+	X(lifetimes, "connections ended by lifetime")                                              \
+	X(refused_access, "connections and datagrams refused by access")                           \
+	X(refused_times, "connections and datagrams refused by access_times")                      \
+	X(refused_load, "connections and datagrams refused by max_load")                           \
+	X(refused_connections, "connections refused by max_connections")                           \
+	X(refused_source, "connections refused by max_connections_per_source")                     \
+	X(refused_prefix, "connections refused by max_connections_per_prefix")                     \
+	X(refused_rate, "connections refused by max_connection_rate")                              \
+	X(refused_source_rate, "connections refused by max_connection_rate_per_source")            \
+	X(refused_proxy, "connections and datagrams without the PROXY header that is required")    \
+	X(proxy_errors, "connections and datagrams with a malformed PROXY header")                 \
+	X(sources_full, "connections that could not be counted by source")                         \
+	X(throttled, "pauses in reading for a limit of bytes or requests")                         \
+	X(datagrams, "datagrams received")                                                         \
+	X(datagram_replies, "datagrams answered")                                                  \
+	X(datagrams_not_for_us, "datagrams to or from multicast or broadcast, not answered")       \
+	X(datagrams_port, "datagrams from a source port that is not answered")                     \
+	X(datagrams_looping, "datagrams that came back and were not answered")                     \
+	X(datagrams_rate, "datagrams over max_datagram_rate, not answered")                        \
+	X(datagrams_nameless, "datagrams of Unix sockets without an address to answer to")         \
+	X(datagrams_unsent, "replies that the kernel did not take")                                \
 	X(accept_pauses, "pauses for want of descriptors or memory")                               \
 	X(log_dropped, "log messages that nobody could take in time")
 

@@ -25,7 +25,8 @@ static void pause_accepting(struct server *server, int error)
 	int64_t now = clock_ms();
 
 	for (struct listener *l = server->listeners; l != NULL; l = l->next)
-		event_del(&l->event);
+		if (l->datagram == NULL)
+			event_del(&l->event);
 	server->paused = true;
 	/* A socket that somebody broke is no excuse: the watchdog may end this worker for it. */
 	counter_set(&server->counters->paused, is_want(error));
@@ -47,7 +48,7 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
 	server->paused = false;
 	counter_set(&server->counters->paused, 0);
 	for (struct listener *l = server->listeners; l != NULL; l = l->next)
-		if (l->accepts && event_add(&l->event, NULL) < 0) {
+		if (l->accepts && l->datagram == NULL && event_add(&l->event, NULL) < 0) {
 			pause_accepting(server, ENOMEM);
 			return;
 		}
@@ -106,6 +107,14 @@ static void on_acceptable(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
+static bool is_datagram(int fd)
+{
+	int type = 0;
+	socklen_t len = sizeof(type);
+
+	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_DGRAM;
+}
+
 int server_add_socket(struct server *server, int fd, struct error *err)
 {
 	struct listener *listener = calloc(1, sizeof(*listener)), **last = &server->listeners;
@@ -118,11 +127,30 @@ int server_add_socket(struct server *server, int fd, struct error *err)
 		free(listener);
 		return error_set(err, EXIT_FAILED, "no memory for a listening socket");
 	}
+	if (is_datagram(fd) && (listener->datagram = datagram_new(server, fd, err)) == NULL) {
+		free(listener);
+		return -1;
+	}
 	listener->fd = fd;
 	listener->server = server;
 	while (*last != NULL)
 		last = &(*last)->next;
 	*last = listener;
+	return 0;
+}
+
+int server_add_connection(struct server *server, int fd, struct error *err)
+{
+	struct sockaddr_storage peer = {0};
+	socklen_t len = sizeof(peer);
+	uint64_t closed = counter_get(&server->counters->closed);
+
+	/* Of one that is gone already, nobody is the peer: it ends at once. */
+	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
+		len = sizeof(peer.ss_family);
+	conn_start(server, fd, (struct sockaddr *)&peer, len);
+	if (server->connections == 0 && counter_get(&server->counters->closed) != closed)
+		return error_set(err, EXIT_FAILED, "no memory for a connection");
 	return 0;
 }
 
@@ -141,9 +169,11 @@ int server_accept_on(struct server *server, size_t number, bool accept, struct e
 
 	if (listener == NULL || listener->accepts == accept)
 		return 0;
-	/* During a pause nobody asks; its end looks at all of them. */
-	if (!server->paused &&
-	    (accept ? event_add(&listener->event, NULL) : event_del(&listener->event)) < 0)
+	if (listener->datagram != NULL) {
+		if (datagram_receive(listener->datagram, accept) < 0)
+			return error_set(err, EXIT_FAILED, "cannot watch a datagram socket");
+	} else if (!server->paused && /* else nobody asks; the end of the pause looks at all */
+		   (accept ? event_add(&listener->event, NULL) : event_del(&listener->event)) < 0)
 		return error_set(err, EXIT_FAILED, "cannot watch a listening socket");
 	listener->accepts = accept;
 	return 0;
@@ -160,6 +190,10 @@ void server_give_up(struct server *server, size_t number)
 /* Bounded: a queue is never longer, but a flood could refill it for ever. */
 static void empty_queue(struct listener *listener)
 {
+	if (listener->datagram != NULL) {
+		datagram_empty(listener->datagram);
+		return;
+	}
 	for (int i = 0; i < SERVER_QUEUE_MAX && accept_one(listener) > 0; i++)
 		;
 }
@@ -173,12 +207,16 @@ void server_stop_accepting(struct server *server, bool all)
 	counter_set(&server->counters->paused, 0);
 	while ((listener = server->listeners) != NULL) {
 		/* Before close: epoll keeps a socket that another process still holds. */
-		event_del(&listener->event);
+		if (listener->datagram == NULL)
+			event_del(&listener->event);
 		if (all || listener->given_up)
 			empty_queue(listener);
 		/* Only now: an empty list and no connection would mean that all is done. */
 		server->listeners = listener->next;
-		close(listener->fd);
+		if (listener->datagram != NULL)
+			datagram_free(listener->datagram);
+		else
+			close(listener->fd);
 		free(listener);
 	}
 	server_check_idle(server);

@@ -1,8 +1,17 @@
 #include "net/server.h"
 
+#include <event2/buffer.h>
 #include <stdlib.h>
 
 #include "net/server_private.h"
+
+static bool needs_extra(const struct server_settings *settings)
+{
+	for (int i = 0; i < SERVER_SCOPES; i++)
+		if (settings->limits[i] != NULL && limits_concern_connections(settings->limits[i]))
+			return true;
+	return settings->byte_rate > 0 || settings->request_rate > 0 || settings->lifetime_ms > 0;
+}
 
 struct server *server_new(struct event_base *base, const struct server_settings *settings,
 			  struct counters *counters, void (*idle)(void *arg), void *arg)
@@ -12,6 +21,10 @@ struct server *server_new(struct event_base *base, const struct server_settings 
 		[TIMEOUT_IDLE] = settings->idle_timeout_ms,
 		[TIMEOUT_WRITE] = settings->write_timeout_ms,
 		[TIMEOUT_LINGER] = SERVER_LINGER_MS,
+		[TIMEOUT_FIRST] = settings->first_byte_timeout_ms,
+		[TIMEOUT_HEADER] = SERVER_HEADER_MS,
+		[TIMEOUT_THROTTLE] = SERVER_THROTTLE_MS,
+		[TIMEOUT_LIFETIME] = settings->lifetime_ms,
 	};
 
 	if (server == NULL)
@@ -22,9 +35,13 @@ struct server *server_new(struct event_base *base, const struct server_settings 
 	server->idle = idle;
 	server->idle_arg = arg;
 	server->pause_said = INT64_MIN / 2;
+	server->needs_extra = needs_extra(settings);
+	gate_init(&server->gate);
 	server->buffer = malloc(SERVER_BUFFER);
-	if (server->buffer == NULL ||
+	if (server->buffer == NULL || server_out_init(&server->out) < 0 ||
 	    timeouts_init(&server->timeouts, base, after_ms, conn_expired) < 0) {
+		if (server->out.bytes != NULL)
+			evbuffer_free(server->out.bytes);
 		free(server->buffer);
 		free(server);
 		return NULL;
@@ -64,14 +81,28 @@ static void discard(struct conn *conn)
 void server_cut_off(struct server *server)
 {
 	for_each_conn(server, TIMEOUT_IDLE, cut_off);
+	for_each_conn(server, TIMEOUT_FIRST, cut_off);
+	for_each_conn(server, TIMEOUT_HEADER, cut_off);
+	for_each_conn(server, TIMEOUT_THROTTLE, cut_off);
 	for_each_conn(server, TIMEOUT_WRITE, cut_off);
 	for_each_conn(server, TIMEOUT_LINGER, discard);
+}
+
+/* Others end once their replies are out. */
+static void drain_stream(struct conn *conn)
+{
+	if (conn->produces)
+		conn_drain(conn);
 }
 
 void server_drain(struct server *server)
 {
 	server->draining = true;
 	for_each_conn(server, TIMEOUT_IDLE, conn_drain);
+	for_each_conn(server, TIMEOUT_FIRST, conn_drain);
+	for_each_conn(server, TIMEOUT_HEADER, conn_drain);
+	for_each_conn(server, TIMEOUT_THROTTLE, conn_drain);
+	for_each_conn(server, TIMEOUT_WRITE, drain_stream);
 	server_check_idle(server);
 }
 
@@ -85,6 +116,7 @@ void server_free(struct server *server)
 	timeouts_free(&server->timeouts);
 	if (server->resume != NULL)
 		event_free(server->resume);
+	evbuffer_free(server->out.bytes);
 	free(server->buffer);
 	free(server);
 }

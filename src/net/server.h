@@ -10,21 +10,61 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/access.h"
 #include "base/error.h"
+#include "base/network.h"
+#include "base/schedule.h"
 #include "net/counters.h"
+#include "net/datagram.h"
+#include "net/limits.h"
 #include "serve/proto.h"
 
 struct event_base;
 struct server;
 
+enum server_refusal {
+	SERVER_CLOSE,	/* a FIN */
+	SERVER_RESET,	/* an RST: the client's next call fails with ECONNRESET */
+	SERVER_MESSAGE, /* a line that says why, and a FIN; in a flood of them, only a FIN */
+};
+
+enum server_proxy {
+	SERVER_PROXY_OFF,
+	SERVER_PROXY_OPTIONAL, /* a header where there is one */
+	SERVER_PROXY_REQUIRED,
+};
+
+/* Two scopes: all services of the daemon together, and this one. NULL: nothing is said there. */
+#define SERVER_SCOPES 2
+
+/* What it points to must outlive the server. */
 struct server_settings {
 	const struct proto *proto;
-	uint64_t max_requests;	  /* a connection; PROTO_NO_LIMIT */
-	size_t max_line;	  /* bytes, the delimiter included */
-	size_t max_pending;	  /* bytes of replies that wait for one client */
-	int64_t idle_timeout_ms;  /* 0: never */
-	int64_t write_timeout_ms; /* 0: never */
-	bool read_at_accept;	  /* the listeners defer: data is there when accept returns */
+	struct proto_settings says;
+	const char *service; /* its name */
+	const char *worker;  /* "line/0" */
+	const char *host;    /* gethostname(2) */
+	bool read_at_accept; /* the listeners defer: data is there when accept returns */
+	size_t max_pending;  /* bytes of replies that wait for one client */
+
+	int64_t idle_timeout_ms; /* 0: never; of the others, too */
+	int64_t write_timeout_ms;
+	int64_t first_byte_timeout_ms;
+	int64_t lifetime_ms;
+
+	const struct access_list *access[SERVER_SCOPES];
+	const struct schedule *times[SERVER_SCOPES];
+	unsigned max_load; /* hundredths; 0: none */
+	struct limits *limits[SERVER_SCOPES];
+	uint64_t byte_rate;    /* a second, of one connection; 0: none */
+	uint64_t request_rate; /* the same */
+	enum server_refusal refusal;
+
+	enum server_proxy proxy;
+	const struct network *proxy_from; /* who may send a PROXY header */
+	size_t proxy_from_count;
+
+	const struct port_set *silent_ports; /* datagrams from there are not answered; NULL: none */
 };
 
 /*
@@ -43,6 +83,12 @@ void server_free(struct server *server);
  * numbered from 0 in this order. Returns 0, or -1 without memory.
  */
 int server_add_socket(struct server *server, int fd, struct error *err);
+
+/*
+ * Serve a connection that somebody else has accepted, and that does not block. It is closed in any
+ * case. Returns 0, or -1 without memory.
+ */
+int server_add_connection(struct server *server, int fd, struct error *err);
 
 /*
  * Accept on this socket, or no longer; a number that there is not is passed over. Returns 0, or -1

@@ -6,25 +6,46 @@
 #include <event2/event_struct.h>
 #include <netinet/in.h>
 
+#include "base/addr.h"
+#include "net/gate.h"
 #include "net/server.h"
 #include "net/timeouts.h"
+#include "serve/proxy.h"
 
-#define SERVER_BUFFER	    (64 * 1024) /* bytes of one recv */
-#define SERVER_LINGER_MS    2000
+#define SERVER_BUFFER	 (64 * 1024) /* bytes of one recv */
+#define SERVER_LINGER_MS 2000
+/* The PROXY protocol asks for at least 3 s: one lost segment must not end a connection. */
+#define SERVER_HEADER_MS    5000
+#define SERVER_THROTTLE_MS  20 /* how often a connection that a limit stopped is looked at */
 #define SERVER_ACCEPTS_TURN 64
-#define SERVER_PAUSE_MS	    100
-#define SERVER_QUEUE_MAX    65536 /* the largest backlog (listen(2)) */
+/* So many refused clients are told why at a time, which takes a descriptor for up to 2 s. */
+#define SERVER_REFUSED_MAX 256
+#define SERVER_PAUSE_MS	   100
+#define SERVER_QUEUE_MAX   65536 /* the largest backlog (listen(2)) */
 
+struct datagrams;
 struct evbuffer;
 
 struct listener {
 	struct event event;
-	struct listener *next; /* in the order of their numbers */
+	struct datagram *datagram; /* NULL: it accepts connections; else all the rest is up to it */
+	struct listener *next;	   /* in the order of their numbers */
 	struct server *server;
 	int fd;
 	bool accepts;  /* when accepting is not paused */
 	bool given_up; /* by all others */
 };
+
+/* What a protocol writes, until it goes to the client. */
+struct server_out {
+	struct proto_out out; /* the first: the protocols know no more of it */
+	struct evbuffer *bytes;
+	bool used;
+	bool failed; /* memory ran out */
+};
+
+/* Returns -1 without memory. */
+int server_out_init(struct server_out *out);
 
 struct server {
 	unsigned char *buffer; /* one for all connections: nothing stays in it between two events */
@@ -33,19 +54,45 @@ struct server {
 	struct server_settings settings;
 	struct event_base *base;
 	size_t connections;
+	size_t refused; /* of these: they are being told why */
 	bool draining;
 	struct listener *listeners;
-	struct event *resume; /* accepting again after a pause */
+	struct datagrams *datagrams; /* what its datagram sockets share; NULL without any */
+	struct event *resume;	     /* accepting again after a pause */
 	bool paused;
 	int64_t pause_said; /* when a pause was last logged */
+	struct server_out out;
+	struct gate gate;
+	bool needs_extra; /* of each connection: struct conn_extra */
 	void (*idle)(void *arg);
 	void *idle_arg;
 };
 
 enum conn_state {
+	CONN_HEADER,  /* a PROXY header is awaited */
 	CONN_OPEN,    /* reading and answering */
 	CONN_CLOSING, /* nothing more is read; the rest of the reply must go out */
 	CONN_LINGER,  /* half-closed; what still comes is thrown away */
+};
+
+/* Who is at the other end of a Unix socket (SO_PEERCRED, unix(7)). */
+struct unix_peer {
+	sa_family_t family; /* AF_UNIX */
+	pid_t pid;
+	uid_t uid;
+	gid_t gid;
+};
+
+/* What only connections need that come through a proxy, or have limits of their own. */
+struct conn_extra {
+	struct conn *conn;
+	struct timeout_entry life; /* in the list of TIMEOUT_LIFETIME when that is on */
+	bool has_life;
+	struct limits_hold holds[SERVER_SCOPES];
+	uint64_t byte_arrival; /* bucket_left */
+	uint64_t request_arrival;
+	unsigned char *header_bytes; /* owned: `header` points into it */
+	struct proxy_header header;  /* its version is 0 when there was none */
 };
 
 struct conn {
@@ -55,8 +102,9 @@ struct conn {
 	unsigned char *held; /* the beginning of a line, allocated only while there is one */
 	size_t held_len;
 	size_t held_cap;
-	struct evbuffer *pending; /* what the kernel did not take, allocated only then */
-	uint64_t requests;
+	struct evbuffer *pending;  /* what the kernel did not take, allocated only then */
+	struct conn_extra *extra;  /* NULL: nothing of it is needed */
+	struct proto_state spoken; /* the protocol's own */
 	uint64_t bytes_in;
 	uint64_t bytes_out;
 	int64_t accepted_at;
@@ -66,15 +114,89 @@ struct conn {
 	bool too_long; /* its end is a notice */
 	bool linger;   /* closing at once could destroy the reply */
 	bool shut;     /* the client has sent its FIN */
+	bool paused;   /* `held` may hold whole lines that a limit keeps waiting */
+	bool refused;  /* it is only told why */
+	bool produces; /* a stream without end; nothing is pending then */
 	union {
 		struct sockaddr any;
 		struct sockaddr_in in;
 		struct sockaddr_in6 in6;
-	} peer;
+		struct unix_peer local;
+	} peer; /* as the socket tells it */
 };
 
 /* Take over an accepted connection. Closes it when there is no memory. */
 void conn_start(struct server *server, int fd, const struct sockaddr *peer, socklen_t peer_len);
+
+/*
+ * Inside of conn.c and admit.c. Those that return bool return false when the connection is closed
+ * or on its way: hands off.
+ */
+static inline int conn_fd(const struct conn *conn)
+{
+	return conn->event.ev_fd; /* event_get_fd, without the call: three for each line */
+}
+
+/* The beginning of the conversation: who it is is known, and may come. */
+bool conn_begin(struct conn *conn);
+
+/* What the client has sent; `fresh` of the `len` bytes were never shown to the protocol. */
+bool conn_answer(struct conn *conn, unsigned char *data, size_t len, size_t fresh, bool full);
+
+/* Keep bytes for later. */
+bool conn_hold(struct conn *conn, const unsigned char *rest, size_t len);
+void conn_release_held(struct conn *conn);
+
+/* Wait for what must come next: the client's bytes, or room for what is pending, or both. */
+bool conn_watch(struct conn *conn);
+
+/* Send, and end once it is out. */
+bool conn_reply(struct conn *conn, const unsigned char *data, size_t len);
+void conn_begin_end(struct conn *conn, const char *reason);
+
+/* ---- admit.c: who may come ------------------------------------------------------------------ */
+
+/*
+ * Whether this client may be served: PROXY header, access, times, load, limits. Returns false when
+ * the connection was refused.
+ */
+bool conn_admit(struct conn *conn);
+
+/* What came in place of, or as, a PROXY header. */
+bool conn_header(struct conn *conn, unsigned char *data, size_t len, bool full);
+
+/* No header came in time. */
+void conn_header_expired(struct conn *conn);
+
+/* Must a header be awaited of this client? */
+bool conn_expects_header(const struct conn *conn);
+
+/* May it send one? Returns false when the connection was refused. */
+bool conn_may_send_header(struct conn *conn);
+
+/* The real client: that of the PROXY header where there was one. */
+const struct sockaddr *conn_client(const struct conn *conn);
+
+/* "192.0.2.1:4711", "192.0.2.1:4711 (by 10.0.0.1:80)", "unix (pid 1, uid 0)". */
+#define CONN_TEXT_MAX (2 * ADDR_TEXT_MAX + 16)
+void conn_format(char *out, size_t cap, const struct conn *conn);
+
+/* Give back what it held. */
+void conn_extra_free(struct conn *conn);
+
+/* ---- pace.c: how fast ----------------------------------------------------------------------- */
+
+/* How many bytes it may send or receive now; 0: not before the next look. */
+size_t conn_bytes_left(const struct conn *conn);
+
+/* How many requests may be answered now. */
+uint64_t conn_requests_left(const struct conn *conn);
+void conn_charge(struct conn *conn, uint64_t bytes, uint64_t requests);
+
+/* ---- facts.c -------------------------------------------------------------------------------- */
+
+/* Everything that the protocols may tell; what it points to is valid until the next call. */
+const struct proto_facts *conn_facts(const struct conn *conn);
 
 /* Part of server_drain. */
 void conn_drain(struct conn *conn);

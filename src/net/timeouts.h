@@ -14,9 +14,13 @@ struct event_base;
 struct event;
 
 enum timeout_kind {
-	TIMEOUT_IDLE,	/* neither side has sent anything */
-	TIMEOUT_WRITE,	/* a reply waits and the client takes nothing */
-	TIMEOUT_LINGER, /* half-closed, waiting for the client's end */
+	TIMEOUT_IDLE,	  /* neither side has sent anything */
+	TIMEOUT_WRITE,	  /* a reply waits and the client takes nothing */
+	TIMEOUT_LINGER,	  /* half-closed, waiting for the client's end */
+	TIMEOUT_FIRST,	  /* the client has not sent its first byte */
+	TIMEOUT_HEADER,	  /* it has not sent its whole PROXY header */
+	TIMEOUT_THROTTLE, /* a limit keeps it waiting */
+	TIMEOUT_LIFETIME, /* since it was admitted; beside one of the others */
 	TIMEOUT_KINDS,
 };
 

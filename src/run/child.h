@@ -86,10 +86,10 @@ struct child {
 	uint64_t log_suppressed;
 
 	/* The watchdog (run/watchdog.c). */
-	uint64_t beats;			/* heartbeats seen */
-	uint64_t accepted;		/* connections accepted when it was last looked at */
-	unsigned missed;		/* turns without a heartbeat */
-	unsigned stuck;			/* turns with waiting clients and none accepted */
+	uint64_t beats;	   /* heartbeats seen */
+	uint64_t accepted; /* connections and datagrams taken when it was last looked at */
+	unsigned missed;   /* turns without a heartbeat */
+	unsigned stuck;	   /* turns with waiting clients and none taken */
 	struct child_sample samples[2]; /* the older one first */
 };
 

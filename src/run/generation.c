@@ -5,12 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/signame.h"
 #include "run/lifecycle.h"
 #include "run/orphans.h"
 #include "run/supervisor.h"
+#include "run/tables.h"
 
 /* ---- Making and freeing --------------------------------------------------------------------- */
 
@@ -39,6 +41,7 @@ struct generation *generation_new(struct supervisor *supervisor, uint64_t number
 	generation->number = number;
 	generation->source = source;
 	generation->conf = conf;
+	generation->limits_fd = -1;
 	TAILQ_INIT(&generation->services);
 	if (make_services(generation, err) == 0)
 		return generation;
@@ -62,6 +65,8 @@ void generation_free(struct generation *generation)
 		return;
 	while ((service = TAILQ_FIRST(&generation->services)) != NULL)
 		service_free(service); /* NOLINT: it leaves the list first */
+	if (generation->limits_fd >= 0)
+		close(generation->limits_fd);
 	conf_source_free(generation->source);
 	conf_free(generation->conf);
 	free(generation);
@@ -124,11 +129,13 @@ int generation_prepare(struct generation *generation, int64_t retry_ms, struct e
 {
 	struct service *service;
 
+	if (service_check_passed(generation, err) < 0)
+		return -1;
 	TAILQ_FOREACH (service, &generation->services, link)
 		if (service_resolve_user(service, err) < 0 ||
 		    (!service->stopped && service_bind(service, retry_ms, err) < 0))
 			return -1;
-	return 0;
+	return tables_open(generation, err);
 }
 
 int generation_begin(struct generation *generation, const struct generation *former,
@@ -341,6 +348,7 @@ void generation_child_ended(struct child *child, int status)
 	error_set(&err, child->failure_code != 0 ? child->failure_code : EXIT_FAILED, "%s %.900s",
 		  child->name, child->text);
 	keep_counts(child);
+	tables_give_back(child);
 	child_detach(child);
 	child->failure_code = failure;
 	if (child->service != NULL && child->service->generation == supervisor->next)

@@ -21,6 +21,8 @@ struct generation {
 	struct conf *conf;	    /* owned */
 	bool committed;
 	struct service_list services;
+	unsigned places; /* of all services that speak a protocol */
+	int limits_fd;	 /* their common table of limits (run/tables.h); -1: none */
 };
 
 /* Takes source and conf in any case. Returns NULL with the reason. */
@@ -38,8 +40,8 @@ int generation_inherit(struct generation *generation, const struct generation *f
 		       struct error *err);
 
 /*
- * Look up the users, find or bind the sockets of services that are not stopped; a port in use is
- * tried again for `retry_ms`.
+ * Look up the users, find or bind the sockets of services that are not stopped (a port in use is
+ * tried again for `retry_ms`), make the tables of limits.
  */
 int generation_prepare(struct generation *generation, int64_t retry_ms, struct error *err);
 

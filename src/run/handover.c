@@ -121,6 +121,7 @@ static void put_service(struct blob_writer *writer, const struct handover_servic
 	put_privileges(writer, &service->privileges);
 	put_total(writer, &service->ended);
 	blob_put_u64(writer, service->restarts);
+	put_fd(writer, service->limits);
 	blob_put_u64(writer, service->added);
 	put_texts(writer, service->command);
 	put_optional(writer, service->user);
@@ -135,6 +136,7 @@ static void get_service(struct blob_reader *reader, struct handover_service *ser
 	get_privileges(reader, &service->privileges);
 	get_total(reader, &service->ended);
 	service->restarts = blob_get_u64(reader);
+	service->limits = get_fd(reader);
 	service->added = get_bool(reader);
 	service->command = get_texts(reader);
 	service->user = get_optional(reader);
@@ -143,12 +145,32 @@ static void get_service(struct blob_reader *reader, struct handover_service *ser
 		reader->failed = true;
 }
 
+static void put_address(struct blob_writer *writer, const struct address *address)
+{
+	blob_put_bytes(writer, &address->storage, address->len);
+}
+
+static void put_key(struct blob_writer *writer, const struct socket_key *key)
+{
+	blob_put_u64(writer, key->place.transport);
+	put_address(writer, &key->place.address);
+	blob_put_text(writer, key->place.device);
+	blob_put_u64(writer, key->place.both_families);
+	blob_put_u64(writer, key->place.mptcp);
+	blob_put_text(writer, key->service);
+}
+
 static void put_socket(struct blob_writer *writer, const struct handover_socket *socket)
 {
 	put_fd(writer, socket->fd);
 	blob_put_text(writer, socket->service);
 	blob_put_u64(writer, socket->number);
-	blob_put_bytes(writer, &socket->address.storage, socket->address.len);
+	put_address(writer, &socket->address);
+	put_key(writer, &socket->key);
+	blob_put_u64(writer, socket->shared);
+	blob_put_u64(writer, socket->passed);
+	blob_put_u64(writer, socket->file.device);
+	blob_put_u64(writer, socket->file.inode);
 }
 
 static void put_child(struct blob_writer *writer, const struct handover_child *child)
@@ -211,6 +233,7 @@ void handover_pack(const struct handover *handover, struct blob_writer *writer)
 	blob_put_u64(writer, (uint64_t)handover->since);
 	put_files(writer, handover);
 	blob_put_u64(writer, handover->generation);
+	put_fd(writer, handover->limits);
 	blob_put_u64(writer, handover->nofile.rlim_cur);
 	blob_put_u64(writer, handover->nofile.rlim_max);
 	blob_put_u64(writer, handover->restarts_begun);
@@ -235,21 +258,52 @@ void handover_pack(const struct handover *handover, struct blob_writer *writer)
 		put_client(writer, &handover->clients[i]);
 }
 
-static void get_socket(struct blob_reader *reader, struct handover_socket *socket)
+static void get_address(struct blob_reader *reader, struct address *address)
 {
-	const void *address;
 	size_t len;
+	const void *bytes = blob_get_bytes(reader, &len);
 
-	socket->fd = get_fd(reader);
-	socket->service = blob_get_text(reader);
-	socket->number = (unsigned)blob_get_count(reader, MAX_ENTRIES);
-	address = blob_get_bytes(reader, &len);
-	if (len > sizeof(socket->address.storage) || len < sizeof(sa_family_t)) {
+	if (bytes == NULL || len > sizeof(address->storage) || len < sizeof(sa_family_t)) {
 		reader->failed = true;
 		return;
 	}
-	memcpy(&socket->address.storage, address, len);
-	socket->address.len = (socklen_t)len;
+	memcpy(&address->storage, bytes, len);
+	address->len = (socklen_t)len;
+}
+
+/* A text that must fit. */
+static void get_short(struct blob_reader *reader, char *out, size_t cap)
+{
+	char *text = blob_get_text(reader);
+
+	if (text == NULL || strlen(text) >= cap)
+		reader->failed = true;
+	else
+		memcpy(out, text, strlen(text) + 1);
+	free(text);
+}
+
+static void get_key(struct blob_reader *reader, struct socket_key *key)
+{
+	key->place.transport = (enum transport)blob_get_count(reader, TRANSPORTS - 1);
+	get_address(reader, &key->place.address);
+	get_short(reader, key->place.device, sizeof(key->place.device));
+	key->place.both_families = get_bool(reader);
+	key->place.mptcp = get_bool(reader);
+	get_short(reader, key->service, sizeof(key->service));
+}
+
+static void get_socket(struct blob_reader *reader, struct handover_socket *socket)
+{
+	socket->fd = get_fd(reader);
+	socket->service = blob_get_text(reader);
+	socket->number = (unsigned)blob_get_count(reader, MAX_ENTRIES);
+	get_address(reader, &socket->address);
+	get_key(reader, &socket->key);
+	socket->shared = get_bool(reader);
+	socket->passed = get_bool(reader);
+	socket->file.device = (dev_t)blob_get_u64(reader);
+	socket->file.inode = (ino_t)blob_get_u64(reader);
 }
 
 /* What both images may not doubt: a process has its descriptors, and no other record has any. */
@@ -348,6 +402,7 @@ static void get_body(struct blob_reader *reader, struct handover *handover)
 	handover->control_inode = (ino_t)blob_get_u64(reader);
 	handover->control_path = blob_get_text(reader);
 	handover->generation = blob_get_u64(reader);
+	handover->limits = get_fd(reader);
 	handover->nofile.rlim_cur = blob_get_u64(reader);
 	handover->nofile.rlim_max = blob_get_u64(reader);
 	handover->restarts_begun = blob_get_u64(reader);
@@ -377,7 +432,8 @@ int handover_unpack(struct handover *handover, const void *data, size_t len, str
 {
 	struct blob_reader reader = {data, len, 0, false};
 
-	*handover = (struct handover){.pidfile = PIDFILE_NONE, .log = -1, .control = -1};
+	*handover =
+		(struct handover){.pidfile = PIDFILE_NONE, .log = -1, .control = -1, .limits = -1};
 	if (blob_get_u64(&reader) != MAGIC)
 		return error_set(err, EXIT_FAILED, "this is no hand-over of echod");
 	if (blob_get_u64(&reader) != HANDOVER_VERSION)
@@ -419,5 +475,6 @@ void handover_free(struct handover *handover)
 	free(handover->pidfile.path);
 	free(handover->control_path);
 	conf_source_free(handover->source);
-	*handover = (struct handover){.pidfile = PIDFILE_NONE, .log = -1, .control = -1};
+	*handover =
+		(struct handover){.pidfile = PIDFILE_NONE, .log = -1, .control = -1, .limits = -1};
 }

@@ -17,6 +17,7 @@
 #include "net/counters.h"
 #include "os/pidfile.h"
 #include "os/privileges.h"
+#include "run/sockets.h"
 
 /* What a service knows beyond its configuration. */
 struct handover_service {
@@ -26,17 +27,23 @@ struct handover_service {
 	struct privileges privileges;
 	struct counters_total ended;
 	uint64_t restarts;
+	int limits; /* the descriptor of its table; -1: none */
 	bool added; /* at run time: then what it was added with follows */
 	char **command;
 	char *user;    /* NULL: not said */
 	char *restart; /* NULL: not said */
 };
 
+/* The same fields as in struct socket_entry. */
 struct handover_socket {
 	int fd;
-	char *service;
-	unsigned number; /* in the group of its address */
+	char *service;	 /* that serves there; "": none, it was passed and is kept */
+	unsigned number; /* in the group of its key */
 	struct address address;
+	struct socket_key key;
+	bool shared;
+	bool passed;
+	struct local_socket_file file;
 };
 
 /* The same fields as in struct child. */
@@ -89,6 +96,7 @@ struct handover {
 	ino_t control_inode;
 	char *control_path;
 	uint64_t generation;
+	int limits;	      /* the table of limits of all services; -1: none */
 	struct rlimit nofile; /* of the launch */
 	uint64_t restarts_begun;
 	uint64_t restarts_ended;

@@ -344,12 +344,15 @@ static int make_lists(const struct supervisor *supervisor, struct handover *hand
 {
 	size_t services = 0, sockets = 0, children = 0;
 	const struct service *service;
+	const struct socket_entry *entry;
 	const struct child *child;
 
 	TAILQ_FOREACH (service, &supervisor->current->services, link) {
 		services++;
 		sockets += service->socket_count;
 	}
+	TAILQ_FOREACH (entry, &supervisor->sockets, link)
+		sockets += entry->users == 0;
 	TAILQ_FOREACH (child, &supervisor->children, link)
 		children++;
 	handover->services = calloc(services + 1, sizeof(*handover->services));
@@ -358,6 +361,21 @@ static int make_lists(const struct supervisor *supervisor, struct handover *hand
 	if (handover->services == NULL || handover->sockets == NULL || handover->children == NULL)
 		return error_errno(err, "cannot prepare the hand-over");
 	return 0;
+}
+
+static void collect_socket(const struct socket_entry *entry, char *service,
+			   struct handover *handover)
+{
+	handover->sockets[handover->socket_count++] = (struct handover_socket){
+		.fd = entry->fd,
+		.service = service,
+		.number = entry->number,
+		.address = entry->address,
+		.key = entry->key,
+		.shared = entry->shared,
+		.passed = entry->passed,
+		.file = entry->file,
+	};
 }
 
 static void collect_service(const struct service *service, struct handover *handover)
@@ -371,6 +389,7 @@ static void collect_service(const struct service *service, struct handover *hand
 		.privileges = service->privileges,
 		.ended = service->ended,
 		.restarts = service->restarts,
+		.limits = service->limits_fd,
 		.added = service->added != NULL,
 	};
 	if (to->added) {
@@ -378,16 +397,8 @@ static void collect_service(const struct service *service, struct handover *hand
 		to->user = service->conf->user;
 		to->restart = service->conf->restart;
 	}
-	for (size_t i = 0; i < service->socket_count; i++) {
-		const struct socket_entry *entry = service->sockets[i].entry;
-
-		handover->sockets[handover->socket_count++] = (struct handover_socket){
-			.fd = entry->fd,
-			.service = service->conf->name,
-			.number = entry->number,
-			.address = entry->address,
-		};
-	}
+	for (size_t i = 0; i < service->socket_count; i++)
+		collect_socket(service->sockets[i].entry, service->conf->name, handover);
 }
 
 static void collect_child(struct child *child, struct handover *handover)
@@ -422,6 +433,8 @@ static void collect_child(struct child *child, struct handover *handover)
 
 static int collect(struct supervisor *supervisor, struct handover *handover, struct error *err)
 {
+	static char nobody[] = "";
+	const struct socket_entry *entry;
 	const struct service *service;
 	struct child *child;
 
@@ -429,6 +442,10 @@ static int collect(struct supervisor *supervisor, struct handover *handover, str
 		return -1;
 	TAILQ_FOREACH (service, &supervisor->current->services, link)
 		collect_service(service, handover);
+	/* What a service manager has passed is kept while its service is stopped. */
+	TAILQ_FOREACH (entry, &supervisor->sockets, link)
+		if (entry->users == 0)
+			collect_socket(entry, nobody, handover);
 	TAILQ_FOREACH (child, &supervisor->children, link)
 		collect_child(child, handover);
 	return control_collect(supervisor->control, handover, err);
@@ -447,6 +464,9 @@ static void set_inherited(const struct handover *handover, int blob, bool inheri
 	set_one_inherited(handover->pidfile.fd, inherited);
 	set_one_inherited(handover->control, inherited);
 	set_one_inherited(handover->log, inherited);
+	set_one_inherited(handover->limits, inherited);
+	for (size_t i = 0; i < handover->service_count; i++)
+		set_one_inherited(handover->services[i].limits, inherited);
 	for (size_t i = 0; i < handover->socket_count; i++)
 		set_one_inherited(handover->sockets[i].fd, inherited);
 	for (size_t i = 0; i < handover->child_count; i++) {
@@ -502,6 +522,7 @@ static int hand_over(struct supervisor *supervisor, struct error *err)
 		.log = logtarget_fd() > STDERR_FILENO ? logtarget_fd() : -1,
 		.control_path = supervisor->current->conf->control,
 		.generation = supervisor->current->number,
+		.limits = supervisor->current->limits_fd,
 		.nofile = supervisor->nofile,
 		.restarts_begun = supervisor->restart.begun,
 		.restarts_ended = supervisor->restart.ended,

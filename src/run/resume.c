@@ -15,8 +15,10 @@
 #include "run/control.h"
 #include "run/handover.h"
 #include "run/lifecycle.h"
+#include "run/settings.h"
 #include "run/signals.h"
 #include "run/supervisor.h"
+#include "run/tables.h"
 
 static int read_handover(struct handover *handover, int fd, struct error *err)
 {
@@ -25,7 +27,8 @@ static int read_handover(struct handover *handover, int fd, struct error *err)
 	int result;
 
 	/* Whatever fails, there is something that can be freed. */
-	*handover = (struct handover){.pidfile = PIDFILE_NONE, .log = -1, .control = -1};
+	*handover =
+		(struct handover){.pidfile = PIDFILE_NONE, .log = -1, .control = -1, .limits = -1};
 	result = data == NULL ? -1 : handover_unpack(handover, data, len, err);
 
 	free(data);
@@ -46,8 +49,8 @@ bool supervisor_can_resume(int handover_fd)
 /* The descriptors that stay: all that the hand-over names. In fresh memory. */
 static int *handed_over_fds(const struct handover *handover, size_t *count)
 {
-	int *fds = calloc(3 + handover->socket_count + 2 * handover->child_count +
-				  handover->client_count,
+	int *fds = calloc(4 + handover->service_count + handover->socket_count +
+				  2 * handover->child_count + handover->client_count,
 			  sizeof(*fds));
 	size_t n = 0;
 
@@ -56,6 +59,9 @@ static int *handed_over_fds(const struct handover *handover, size_t *count)
 	fds[n++] = handover->pidfile.fd;
 	fds[n++] = handover->control;
 	fds[n++] = handover->log;
+	fds[n++] = handover->limits;
+	for (size_t i = 0; i < handover->service_count; i++)
+		fds[n++] = handover->services[i].limits;
 	for (size_t i = 0; i < handover->socket_count; i++)
 		fds[n++] = handover->sockets[i].fd;
 	for (size_t i = 0; i < handover->child_count; i++) {
@@ -85,23 +91,36 @@ static void adopt_service(struct generation *current, const struct handover_serv
 	if (service == NULL || service_set_places(service, from->places, &err) < 0) {
 		log_error("the handed-over service %s cannot be taken over: %s", from->name,
 			  err.code != 0 ? err.text : "it is not in the configuration");
+		if (from->limits >= 0)
+			close(from->limits);
 		return;
 	}
 	service->stopped = from->stopped;
 	service->privileges = from->privileges;
 	service->ended = from->ended;
 	service->restarts = from->restarts;
+	service->limits_fd = from->limits;
 }
 
 static void adopt_socket(struct supervisor *supervisor, const struct handover_socket *from)
 {
 	struct service *service = generation_service(supervisor->current, from->service);
+	const struct socket_entry like = {
+		.fd = from->fd,
+		.number = from->number,
+		.address = from->address,
+		.key = from->key,
+		.shared = from->shared,
+		.passed = from->passed,
+		.file = from->file,
+	};
 	struct error err = {0};
-	struct socket_entry *entry =
-		sockets_adopt(&supervisor->sockets, &from->address, from->number, from->fd, &err);
+	struct socket_entry *entry = sockets_adopt(&supervisor->sockets, &like, &err);
 
 	if (entry == NULL) {
 		log_error("%s", err.text);
+	} else if (entry->passed && service == NULL) {
+		return; /* it waits for its service */
 	} else if (service == NULL || service_add_socket(service, entry, &err) < 0) {
 		log_error("the handed-over socket of service %s belongs to no service",
 			  from->service);
@@ -191,9 +210,13 @@ static void adopt_child(struct supervisor *supervisor, const struct handover_chi
 static void adopt_places(struct supervisor *supervisor, const struct handover *handover)
 {
 	struct service *service;
+	struct error err = {0};
 
 	for (size_t i = 0; i < handover->service_count; i++)
 		adopt_service(supervisor->current, &handover->services[i]);
+	supervisor->current->limits_fd = handover->limits;
+	if (tables_open(supervisor->current, &err) < 0)
+		log_error("%s", err.text);
 	for (size_t i = 0; i < handover->socket_count; i++)
 		adopt_socket(supervisor, &handover->sockets[i]);
 	for (size_t i = 0; i < handover->child_count; i++)
@@ -252,6 +275,8 @@ static struct conf *read_conf(const struct launch *launch, struct conf_source **
 	*source = conf_source_load(launch->config, &errors);
 	if (*source != NULL)
 		conf = conf_parse(*source, &launch->overrides, &errors);
+	if (conf != NULL)
+		settings_check(conf, &errors);
 	if (errors.count > 0 || conf == NULL) {
 		error_set(err, EXIT_CONFIG, "%s",
 			  errors.count > 0 ? errors.lines[0] : "no memory for the configuration");

@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "os/listen.h"
@@ -10,8 +11,6 @@
 #include "run/lifecycle.h"
 #include "run/spawn.h"
 #include "run/supervisor.h"
-
-#define ADDRESSES_MAX 32 /* of one name */
 
 static unsigned processors(void)
 {
@@ -47,6 +46,7 @@ struct service *service_new(struct generation *generation, const struct conf_ser
 		service->generation = generation;
 		service->conf = added != NULL ? added : conf;
 		service->added = added;
+		service->limits_fd = -1;
 		service->slot_count = places_of(service->conf);
 		service->slots = calloc(service->slot_count, sizeof(struct child *));
 	}
@@ -105,6 +105,8 @@ void service_free(struct service *service)
 	for (unsigned i = 0; i < service->slot_count; i++)
 		let_go(service, i, EVENT_QUIT);
 	TAILQ_REMOVE(&service->generation->services, service, link);
+	if (service->limits_fd >= 0)
+		close(service->limits_fd);
 	conf_service_free(service->added);
 	free(service->slots);
 	free(service);
@@ -120,118 +122,19 @@ int service_add_socket(struct service *service, struct socket_entry *entry, stru
 	if (larger == NULL)
 		return error_errno(err, "cannot list the listening sockets");
 	service->sockets = larger;
+	/* Workers look at it before it is listened on; and one that was passed has nothing yet. */
+	if (transport_is_datagram(entry->key.place.transport) && listen_want_facts(entry->fd, err) < 0)
+		return -1;
 	larger[service->socket_count++] = (struct service_socket){entry, -1};
 	entry->users++;
 	return 0;
 }
 
-/*
- * As many sockets as workers; more where more are there already: closing one would reset its queue.
- */
-static int bind_address(struct service *service, const struct address *address, int64_t retry_ms,
-			bool *unsupported, struct error *err)
+bool service_owns(const struct service *service, size_t i, unsigned index)
 {
-	struct socket_table *table = &service->generation->supervisor->sockets;
-	unsigned there = sockets_group_size(table, address);
-	unsigned wanted = service->slot_count > there ? service->slot_count : there;
+	const struct socket_entry *entry = service->sockets[i].entry;
 
-	for (unsigned number = 0; number < wanted; number++) {
-		struct socket_entry *entry = sockets_find(table, address, number);
-
-		if (entry == NULL)
-			entry = sockets_open(table, address, retry_ms, unsupported, err);
-		if (entry == NULL)
-			return -1;
-		if (service_add_socket(service, entry, err) < 0) {
-			if (entry->users == 0)
-				sockets_drop(table, entry);
-			return -1;
-		}
-	}
-	return 0;
-}
-
-static bool is_needed(const struct service *service, const struct address *address)
-{
-	for (size_t i = 0; i < service->socket_count; i++)
-		if (address_equal(&service->sockets[i].entry->address, address))
-			return true;
-	return false;
-}
-
-static int used_twice(const struct service *service, const struct conf_listen *listen,
-		      const struct address *address, const struct service *other, struct error *err)
-{
-	char text[ADDR_TEXT_MAX];
-
-	address_format(text, sizeof(text), (const struct sockaddr *)&address->storage);
-	return error_set(err, EXIT_CONFIG,
-			 "service %s (%s): the address %s (%s) is used already by service %s (%s)",
-			 service->conf->name, service->conf->where, text, listen->text,
-			 other->conf->name, other->conf->where);
-}
-
-static int bind_listen(struct service *service, const struct conf_listen *listen, int64_t retry_ms,
-		       struct error *err)
-{
-	struct address addresses[ADDRESSES_MAX];
-	int n = endpoint_resolve(&listen->endpoint, addresses, ADDRESSES_MAX, err);
-	int bound = 0;
-
-	if (n < 0)
-		return error_prefix(err, "service %s: ", service->conf->name);
-	for (int i = 0; i < n; i++) {
-		bool unsupported = false;
-		const struct service *other;
-
-		TAILQ_FOREACH (other, &service->generation->services, link)
-			if (is_needed(other, &addresses[i]))
-				return used_twice(service, listen, &addresses[i], other, err);
-		if (bind_address(service, &addresses[i], retry_ms, &unsupported, err) == 0)
-			bound++;
-		else if (!unsupported)
-			return error_prefix(err, "service %s: ", service->conf->name);
-	}
-	/* "*" and names mean all addresses that the machine can serve; none at all is an error. */
-	return bound > 0 ? 0 : error_prefix(err, "service %s: ", service->conf->name);
-}
-
-int service_bind(struct service *service, int64_t retry_ms, struct error *err)
-{
-	for (size_t i = 0; i < service->conf->listen_count; i++)
-		if (bind_listen(service, &service->conf->listen[i], retry_ms, err) < 0)
-			return -1;
-	return 0;
-}
-
-static int listen_on(const struct service *service, struct socket_entry *entry, struct error *err)
-{
-	const struct conf_service *conf = service->conf;
-	struct listen_options options = {
-		.nodelay = conf->nodelay,
-		.keepalive_ms = conf->keepalive,
-		.defer_accept_ms = conf->defer_accept,
-		.backlog = (int)conf->backlog,
-	};
-
-	if (listen_set(entry->fd, &options, err) < 0 || listen_start(entry->fd, &options, err) < 0)
-		return -1;
-	entry->listening = true;
-	return 0;
-}
-
-int service_listen(struct service *service, bool listening, struct error *err)
-{
-	for (size_t i = 0; i < service->socket_count; i++)
-		if (service->sockets[i].entry->listening == listening &&
-		    listen_on(service, service->sockets[i].entry, err) < 0)
-			return -1;
-	return 0;
-}
-
-unsigned service_owner(const struct service *service, size_t i)
-{
-	return service->sockets[i].entry->number % service->slot_count;
+	return entry->shared || entry->number % service->slot_count == index;
 }
 
 void service_heal_sockets(const struct service *service)
@@ -244,7 +147,7 @@ void service_heal_sockets(const struct service *service)
 				"a socket of service %s was broken by a process that shares it: "
 				"healed",
 				service->conf->name);
-		if (listen_on(service, service->sockets[i].entry, &err) < 0)
+		if (service_listen_on(service, service->sockets[i].entry, &err) < 0)
 			log_error("%s", err.text);
 	}
 }
@@ -256,10 +159,16 @@ static bool runs(const struct child *child)
 	return child != NULL && child->state == CHILD_RUNNING;
 }
 
-/* Its owner; while that one is missing, the next worker that runs; -1: the queue has to wait. */
+/*
+ * Its owner; while that one is missing, the next worker that runs; -1: the queue has to wait, or is
+ * everybody's.
+ */
 static int server_of(const struct service *service, size_t i)
 {
-	unsigned owner = service_owner(service, i);
+	unsigned owner = service->sockets[i].entry->number % service->slot_count;
+
+	if (service->sockets[i].entry->shared)
+		return -1;
 
 	for (unsigned k = 0; k < service->slot_count; k++) {
 		unsigned index = (owner + k) % service->slot_count;
@@ -273,8 +182,7 @@ static int server_of(const struct service *service, size_t i)
 /* The owner knows by "go" that a socket is its own. */
 static void tell(const struct service *service, int index, enum channel_type order, size_t i)
 {
-	if (index >= 0 && (unsigned)index != service_owner(service, i) &&
-	    runs(service->slots[index]))
+	if (index >= 0 && !service_owns(service, i, (unsigned)index) && runs(service->slots[index]))
 		child_order(service->slots[index], order, (int64_t)i);
 }
 

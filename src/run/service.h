@@ -24,7 +24,7 @@ struct generation;
 
 struct service_socket {
 	struct socket_entry *entry;
-	int server; /* the index of the worker that accepts there; -1: none */
+	int server; /* the index of the worker that accepts there; -1: none, or all (shared) */
 };
 
 struct service {
@@ -40,6 +40,8 @@ struct service {
 	size_t socket_count;
 	struct child **slots; /* a place may be empty (NULL) until the generation is committed */
 	unsigned slot_count;
+	unsigned first_place; /* the number of its first one among those of all services */
+	int limits_fd;	      /* its table of limits (run/tables.h); -1: none */
 };
 
 TAILQ_HEAD(service_list, service);
@@ -68,14 +70,29 @@ bool service_is_program(const struct service *service);
 /* The nice value of its processes: its own goes over that of all. */
 int64_t service_nice(const struct service *service);
 
-/* Find or bind its sockets; a port in use is tried again for `retry_ms`. */
+/*
+ * Find or bind its sockets; an address in use is tried again for `retry_ms`. What a service manager
+ * has passed for this service takes the place of its `listen`.
+ */
 int service_bind(struct service *service, int64_t retry_ms, struct error *err);
+
+/*
+ * Each socket that a service manager has passed must be meant for a service of this generation.
+ * Returns 0, or -1 with what to do about it.
+ */
+int service_check_passed(const struct generation *generation, struct error *err);
+
+/* Take what was passed for this service. Returns how many, or -1. */
+int service_take_passed(struct service *service, struct error *err);
 
 /* Take over a socket that the former image served with. */
 int service_add_socket(struct service *service, struct socket_entry *entry, struct error *err);
 
 /* Whether all sockets listen already (true), or none of them (false): listen on those. */
 int service_listen(struct service *service, bool listening, struct error *err);
+
+/* Set the options of one of its sockets, and listen. Returns 0 or -1. */
+int service_listen_on(const struct service *service, struct socket_entry *entry, struct error *err);
 
 /*
  * A worker that was taken over may have shut down, or made blocking, the sockets that it shares
@@ -86,8 +103,8 @@ void service_heal_sockets(const struct service *service);
 /* Close the supervisor's copies. */
 void service_close_sockets(struct service *service);
 
-/* The index of the worker that socket i belongs to. */
-unsigned service_owner(const struct service *service, size_t i);
+/* Whether socket i belongs to this worker; a shared one belongs to all. */
+bool service_owns(const struct service *service, size_t i, unsigned index);
 
 /*
  * Say who accepts on which socket: its owner, or, while that one is missing, the next worker that

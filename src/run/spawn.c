@@ -7,6 +7,7 @@
 #include "os/memory_file.h"
 #include "run/program.h"
 #include "run/service.h"
+#include "run/settings.h"
 #include "run/signals.h"
 #include "run/supervisor.h"
 #include "run/worker.h"
@@ -49,26 +50,59 @@ static _Noreturn void become_program(const struct child *child, int channel, int
 	program_main(&start);
 }
 
+/* Those that a service will have once it is started by order, too. */
+static void add_listen_ports(const struct conf_service *conf, struct port_set *ports)
+{
+	for (size_t i = 0; i < conf->listen_count; i++)
+		if (conf->listen[i].endpoint.transport == TRANSPORT_UDP)
+			port_set_add(ports, conf->listen[i].endpoint.port);
+}
+
+/*
+ * Datagrams from these ports are not answered: our own servers would talk to each other for ever,
+ * and others may be known to do so.
+ */
+static void add_silent_ports(const struct child *child, struct port_set *ports)
+{
+	const struct service *service;
+
+	settings_silent_ports(child->service->conf, ports);
+	sockets_udp_ports(&child->supervisor->sockets, ports);
+	TAILQ_FOREACH (service, &child->service->generation->services, link)
+		add_listen_ports(service->conf, ports);
+}
+
 static _Noreturn void become_worker(const struct child *child, int channel, int counters,
 				    struct worker_socket *sockets)
 {
 	const struct service *service = child->service;
+	const struct generation *generation = service->generation;
 	struct nice nice = nice_of(service);
+	struct port_set silent = {0};
 	struct worker_start start = {
 		.name = child->name,
+		.conf = generation->conf,
 		.service = service->conf,
 		.privileges = &service->privileges,
 		.set_nice = nice.set,
 		.nice = nice.value,
 		.nice_written = nice.written,
-		.drain_timeout_ms = service->generation->conf->drain_timeout,
+		.drain_timeout_ms = generation->conf->drain_timeout,
 		.channel = channel,
 		.counters = counters,
 		.null = child->supervisor->null,
 		.sockets = sockets,
 		.socket_count = service->socket_count,
+		.silent_ports = &silent,
+		.tables =
+			{
+				{generation->limits_fd, generation->places,
+				 service->first_place + child->index},
+				{service->limits_fd, service->slot_count, child->index},
+			},
 	};
 
+	add_silent_ports(child, &silent);
 	worker_main(&start);
 }
 
@@ -83,7 +117,8 @@ static struct worker_socket *sockets_for(const struct child *child)
 	for (size_t i = 0; i < service->socket_count && sockets != NULL; i++)
 		sockets[i] = (struct worker_socket){
 			.fd = service->sockets[i].entry->fd,
-			.own = service_owner(service, i) == child->index,
+			.transport = service->sockets[i].entry->key.place.transport,
+			.own = service_owns(service, i, child->index),
 		};
 	return sockets;
 }

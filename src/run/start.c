@@ -90,10 +90,37 @@ static int open_first_log(const struct launch *launch, const struct conf *conf, 
 	return supervisor_open_log(launch, conf, err);
 }
 
+/* What a service manager has passed stays, and the pipe to the launching command. */
+static int become(struct supervisor *supervisor, struct error *err)
+{
+	const struct passed *passed = &supervisor->launch->passed;
+	int *keep = calloc(passed->count + 1, sizeof(*keep)), wakeup;
+
+	if (keep == NULL)
+		return error_errno(err, "cannot list descriptors");
+	keep[0] = supervisor->report_fd;
+	for (size_t i = 0; i < passed->count; i++)
+		keep[i + 1] = passed->sockets[i].fd;
+	wakeup = supervisor_become(keep, passed->count + 1, err);
+	free(keep);
+	return wakeup;
+}
+
+static int take_passed(struct supervisor *supervisor, struct error *err)
+{
+	const struct passed *passed = &supervisor->launch->passed;
+
+	for (size_t i = 0; i < passed->count; i++)
+		if (sockets_take_passed(&supervisor->sockets, passed->sockets[i].fd,
+					passed->sockets[i].name, err) < 0)
+			return error_prefix(err, "the service manager has passed a socket: ");
+	return 0;
+}
+
 /* What comes before the first generation: the process, its log, its lock, its loop. */
 static int prepare(struct supervisor *supervisor, const struct conf *conf, struct error *err)
 {
-	int wakeup = supervisor_become(&supervisor->report_fd, 1, err);
+	int wakeup = become(supervisor, err);
 
 	if (wakeup < 0 || open_first_log(supervisor->launch, conf, err) < 0 ||
 	    supervisor_open_null(supervisor, err) < 0 ||
@@ -115,7 +142,8 @@ static int start(struct supervisor *supervisor, struct conf_source *source, stru
 		return -1;
 	}
 	supervisor->next = generation_new(supervisor, 1, source, conf, err);
-	if (supervisor->next == NULL || stoplist_load(conf->pidfile, supervisor->next, err) < 0 ||
+	if (supervisor->next == NULL || take_passed(supervisor, err) < 0 ||
+	    stoplist_load(conf->pidfile, supervisor->next, err) < 0 ||
 	    generation_prepare(supervisor->next, PORT_RETRY_MS, err) < 0)
 		return -1;
 	supervisor->control = control_open(supervisor, conf->control, err);

@@ -1,10 +1,14 @@
 #include "run/status.h"
 
+#include <ctype.h>
+#include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/logtarget.h"
 #include "base/text.h"
 #include "run/supervisor.h"
@@ -45,11 +49,38 @@ static json_t *addresses(const struct service *service)
 
 		if (entry->number != 0)
 			continue;
-		address_format(text, sizeof(text),
-			       (const struct sockaddr *)&entry->address.storage);
-		json_array_append_new(list, json_string(text));
+		socket_entry_format(entry, text);
+		json_array_append_new(list, status_text(text));
 	}
 	return list;
+}
+
+const char *status_scheme(const char *address)
+{
+	/* The other transports are named; the host of a bound socket is always a number. */
+	return isalpha((unsigned char)address[0]) ? "" : "tcp:";
+}
+
+static void print_ports(const struct service *service)
+{
+	char text[ADDR_TEXT_MAX];
+
+	for (size_t i = 0; i < service->socket_count; i++) {
+		if (service->sockets[i].entry->number != 0)
+			continue;
+		socket_entry_format(service->sockets[i].entry, text);
+		printf("%s %s%s\n", service->conf->name, status_scheme(text), text);
+	}
+}
+
+void status_print_ports(const struct generation *generation)
+{
+	const struct service *service;
+
+	TAILQ_FOREACH (service, &generation->services, link)
+		print_ports(service);
+	if (fflush(stdout) != 0)
+		log_warning("cannot print the ports: %s", strerror(errno));
 }
 
 static json_t *command(const struct service *service)
@@ -73,6 +104,17 @@ static json_int_t restarts_of(const struct service *service)
 	return n;
 }
 
+static json_t *counters(const struct counters_total *total)
+{
+	json_t *object = json_object();
+
+#define COUNTERS_FIELD(name, text)                                                                 \
+	json_object_set_new(object, #name, json_integer((json_int_t)total->name));
+	COUNTERS(COUNTERS_FIELD)
+#undef COUNTERS_FIELD
+	return object;
+}
+
 static json_t *service_json(const struct service *service)
 {
 	struct counters_total total = service->ended;
@@ -81,14 +123,14 @@ static json_t *service_json(const struct service *service)
 
 	child_sum_counters(&service->generation->supervisor->children, service->conf->name, &total,
 			   &now);
-	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:I, s:I, s:s, s:I, s:I, s:I}", "name",
+	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:I, s:I, s:s, s:I, s:I, s:I, s:o}", "name",
 			 service->conf->name, "kind", program ? "program" : "protocol", "protocol",
 			 program ? json_null() : json_string(service->conf->protocol), "command",
 			 command(service), "addresses", addresses(service), "processes",
 			 (json_int_t)service->slot_count, "running",
 			 (json_int_t)service_running(service), "state", service_state(service),
 			 "restarts", restarts_of(service), "connections", (json_int_t)now,
-			 "requests", (json_int_t)total.requests);
+			 "requests", (json_int_t)total.requests, "counters", counters(&total));
 }
 
 static json_t *services(const struct generation *generation)
@@ -131,17 +173,6 @@ static json_t *restarts(const struct restart *restart)
 	return json_pack("{s:I, s:I, s:I, s:o}", "begun", (json_int_t)restart->begun, "ended",
 			 (json_int_t)restart->ended, "failed", (json_int_t)restart->failed, "last",
 			 last);
-}
-
-static json_t *counters(const struct counters_total *total)
-{
-	json_t *object = json_object();
-
-#define COUNTERS_FIELD(name, text)                                                                 \
-	json_object_set_new(object, #name, json_integer((json_int_t)total->name));
-	COUNTERS(COUNTERS_FIELD)
-#undef COUNTERS_FIELD
-	return object;
 }
 
 static const char *phase_name(enum phase phase)

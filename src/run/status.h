@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <time.h>
 
+struct generation;
 struct supervisor;
 
 /* A new object, or NULL without memory. */
@@ -18,5 +19,14 @@ json_t *status_time(time_t t);
  * what is not UTF-8, as JSON must be, is shown escaped.
  */
 json_t *status_text(const char *text);
+
+/*
+ * Print where the services of this generation listen to stdout, one address a line: "line
+ * tcp:127.0.0.1:30333".
+ */
+void status_print_ports(const struct generation *generation);
+
+/* The scheme that is to be printed in front of an address as `addresses` of a service shows it. */
+const char *status_scheme(const char *address);
 
 #endif

@@ -21,6 +21,7 @@
 #include "run/orphans.h"
 #include "run/restart.h"
 #include "run/signals.h"
+#include "run/status.h"
 #include "run/stoplist.h"
 #include "run/watchdog.h"
 
@@ -143,6 +144,7 @@ static void begin_stop(struct supervisor *supervisor, bool polite, const char *w
 	 * kernel refuses new clients.
 	 */
 	generation_close_sockets(supervisor->current);
+	sockets_close(&supervisor->sockets); /* what was passed and waits for its service */
 	stop_children(supervisor, polite ? EVENT_STOP : EVENT_QUIT);
 	end_loop_when_alone(supervisor);
 }
@@ -189,8 +191,7 @@ static void log_service(const struct service *service)
 
 		if (entry->number != 0)
 			continue;
-		address_format(text, sizeof(text),
-			       (const struct sockaddr *)&entry->address.storage);
+		socket_entry_format(entry, text);
 		log_notice("service %s is served on %s", service->conf->name, text);
 	}
 }
@@ -218,6 +219,9 @@ static void start_done(struct supervisor *supervisor)
 	notify_send("READY=1\nMAINPID=%d\nSTATUS=Serving", (int)getpid());
 	daemon_report(&supervisor->report_fd, &err);
 	control_restart_ended(supervisor->control); /* orders could not be obeyed until now */
+	/* As a daemon we have nobody at our stdout: the launching command asks, and prints them. */
+	if (supervisor->launch->foreground && supervisor->launch->print_ports)
+		status_print_ports(supervisor->current);
 	if (!supervisor->launch->foreground && daemon_detach(&err) < 0)
 		log_error("%s", err.text);
 	if (supervisor->restart.again)

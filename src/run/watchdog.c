@@ -66,7 +66,10 @@ double watchdog_request_rate(const struct child *child)
 
 /* ---- Signs of life -------------------------------------------------------------------------- */
 
-/* True while clients wait on a socket that this worker should accept on. */
+/*
+ * True while clients wait on a socket that this worker should accept on. Of one that all workers
+ * share, nobody is to blame: it belongs to no worker.
+ */
 static bool has_waiting_clients(const struct child *child)
 {
 	const struct service *service = child->service;
@@ -82,7 +85,8 @@ static bool has_waiting_clients(const struct child *child)
 static void look_at(struct child *child, bool on_time)
 {
 	uint64_t beats = counter_get(&child->counters->heartbeat);
-	uint64_t accepted = counter_get(&child->counters->accepted);
+	uint64_t accepted =
+		counter_get(&child->counters->accepted) + counter_get(&child->counters->datagrams);
 	bool paused = counter_get(&child->counters->paused) != 0;
 
 	if (beats != child->beats)

@@ -1,17 +1,19 @@
 #include "run/worker.h"
 
 #include <event2/event.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/log.h"
-#include "net/server.h"
 #include "os/daemonize.h"
 #include "run/channel.h"
 #include "run/child_process.h"
+#include "run/settings.h"
 #include "run/signals.h"
+#include "run/tables.h"
 
 #include "config.h"
 
@@ -22,6 +24,8 @@ struct worker {
 	struct event *channel;
 	struct event *deadline;
 	struct counters *counters;
+	struct limits *limits[SERVER_SCOPES];
+	char host[HOST_NAME_MAX + 1];
 };
 
 /* ---- Orders --------------------------------------------------------------------------------- */
@@ -160,27 +164,29 @@ static int keep_descriptors(const struct worker_start *start, struct error *err)
 	return result;
 }
 
-static struct server_settings settings_of(const struct conf_service *service)
+static int make_settings(struct worker *worker, struct server_settings *settings, struct error *err)
 {
-	return (struct server_settings){
-		.proto = proto_find(service->protocol),
-		.max_requests =
-			service->max_lines == 0 ? PROTO_NO_LIMIT : (uint64_t)service->max_lines,
-		.max_line = (size_t)service->max_line,
-		.max_pending = (size_t)service->max_pending,
-		.idle_timeout_ms = service->idle_timeout,
-		.write_timeout_ms = service->write_timeout,
-		.read_at_accept = service->defer_accept > 0,
-	};
+	const struct worker_start *start = worker->start;
+
+	if (settings_of_service(settings, start->conf, start->service, err) < 0)
+		return -1;
+	if (gethostname(worker->host, sizeof(worker->host) - 1) < 0)
+		return error_errno(err, "cannot read the host's name");
+	settings->service = start->service->name;
+	settings->worker = start->name;
+	settings->host = worker->host;
+	settings->silent_ports = start->silent_ports;
+	for (int i = 0; i < SERVER_SCOPES; i++)
+		settings->limits[i] = worker->limits[i];
+	return 0;
 }
 
 static int make_server(struct worker *worker, struct error *err)
 {
-	struct server_settings settings = settings_of(worker->start->service);
+	struct server_settings settings;
 
-	if (settings.proto == NULL)
-		return error_set(err, EXIT_CONFIG, "there is no protocol '%s'",
-				 worker->start->service->protocol);
+	if (make_settings(worker, &settings, err) < 0)
+		return -1;
 	worker->base = event_base_new();
 	if (worker->base == NULL)
 		return error_set(err, EXIT_FAILED, "cannot make an event loop");
@@ -199,6 +205,27 @@ static int make_server(struct worker *worker, struct error *err)
 	return 0;
 }
 
+/* The mappings stay when the descriptors are closed. */
+static int open_limits(struct worker *worker, struct error *err)
+{
+	const struct worker_start *start = worker->start;
+	const struct conf_limits *limits[SERVER_SCOPES] = {&start->conf->limits,
+							   &start->service->limits};
+
+	for (int i = 0; i < SERVER_SCOPES; i++) {
+		const struct worker_table *table = &start->tables[i];
+		struct limits_rules rules = limits_rules_of(limits[i]);
+
+		if (table->fd < 0)
+			continue;
+		worker->limits[i] =
+			limits_open(table->fd, table->places, table->place, &rules, err);
+		if (worker->limits[i] == NULL)
+			return -1;
+	}
+	return 0;
+}
+
 static int set_up(struct worker *worker, struct error *err)
 {
 	const struct worker_start *start = worker->start;
@@ -208,8 +235,8 @@ static int set_up(struct worker *worker, struct error *err)
 	if (start->set_nice && daemon_set_priority(start->nice, err) < 0 && start->nice_written)
 		return -1;
 	worker->counters = child_process_map_counters(start->counters, err);
-	if (worker->counters == NULL || keep_descriptors(start, err) < 0 ||
-	    privileges_drop(start->privileges, err) < 0)
+	if (worker->counters == NULL || open_limits(worker, err) < 0 ||
+	    keep_descriptors(start, err) < 0 || privileges_drop(start->privileges, err) < 0)
 		return -1;
 #ifdef ECHOD_SANITIZERS
 	/*
@@ -228,6 +255,8 @@ static void tear_down(struct worker *worker)
 	event_base_free(worker->base);
 	libevent_global_shutdown();
 	child_process_unmap_counters(worker->counters);
+	for (int i = 0; i < SERVER_SCOPES; i++)
+		limits_close(worker->limits[i]);
 }
 
 _Noreturn void worker_main(struct worker_start *start)

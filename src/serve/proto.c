@@ -2,7 +2,10 @@
 
 #include <string.h>
 
-static const struct proto *const protocols[] = {&proto_line, &proto_echo};
+static const struct proto *const protocols[] = {
+	&proto_line,	&proto_echo, &proto_discard, &proto_chargen,
+	&proto_daytime, &proto_time, &proto_whoami,
+};
 
 const struct proto *proto_find(const char *name)
 {

@@ -99,7 +99,7 @@ check_libraries() {
 	BEGIN {
 		may["libconfig"] = " conf "
 		may["libevent"] = " net run "
-		may["jansson"] = " run cli "
+		may["jansson"] = " serve run cli "
 	}
 	$3 != "outside" { next }
 	$4 ~ /^libconfig/ { library = "libconfig" }
@@ -134,16 +134,26 @@ keys() {
 		gsub(/"[ \t\n]+"/, "", s)
 		return substr(s, 2, length(s) - 2)
 	}
+	function put(sections, name, initial, said,   section, i) {
+		if (sections == "" || name !~ /^[a-z0-9_]+$/ || text_of(initial) == "?" || text_of(said) == "?" ||
+		    (initial == "NULL") == (said == "NULL"))
+			print "src/conf/keys.c:" row ": this row of conf_keys is not understood" >findings
+		else
+			for (i = split(sections, section, " "); i > 0; i--)
+				print row "\t" section[i] "\t" name "\t" text_of(initial) "\t" text_of(said)
+	}
 	function end_of_row(   section, name) {
 		section = name = args[1]
 		sub(/\(.*/, "", section)
 		sub(/^(PROTOCOL|PROGRAM)$/, "SERVICE", section)
 		gsub(/.*\(|\)$/, "", name)
-		if (n != 9 || args[1] !~ /^(GLOBAL|LOG|SERVICE|PROTOCOL|PROGRAM)\([a-z_]+\)$/ ||
-		    text_of(args[6]) == "?" || text_of(args[7]) == "?" || (args[6] == "NULL") == (args[7] == "NULL"))
-			print "src/conf/keys.c:" row ": this row of conf_keys is not understood" >findings
-		else
-			print row "\t" section "\t" name "\t" text_of(args[6]) "\t" text_of(args[7])
+		if (n != 9 || args[1] !~ /^(GLOBAL|LOG|SERVICE|PROTOCOL|PROGRAM)\([a-z0-9_]+\)$/)
+			section = ""
+		put(section, name, args[6], args[7])
+	}
+	# LIMIT(...) stands for two rows.
+	function end_of_limit() {
+		put(n == 7 ? "GLOBAL SERVICE" : "", args[1], args[5], args[6])
 	}
 	!table {
 		if ($0 ~ /conf_keys\[\] = \{/) {
@@ -166,6 +176,16 @@ keys() {
 				continue
 			}
 			if (substr(line, i, 2) == "/*") { comment = 1; i++; continue }
+			if (depth == 1 && substr(line, i, 6) == "LIMIT(") {
+				limit = 1; depth = 2; n = parens = 0; arg = ""; row = FNR; i += 5
+				continue
+			}
+			if (c == ")" && limit && parens == 0) {
+				args[++n] = trim(arg)
+				end_of_limit()
+				limit = 0; depth = 1; arg = ""
+				continue
+			}
 			if (c == "{" && depth++ == 1) { n = 0; arg = ""; row = FNR; continue }
 			if (c == "}") {
 				if (--depth == 0) { table = 2; continue }
@@ -192,9 +212,18 @@ check_keys() {
 	finding "the table of settings can be read ($(wc -l <"$work/keys") settings)"
 }
 
+# Values are compared without quotes, and lists as on the command line, with commas between.
+plain_value='
+	function plain(s) {
+		if (gsub(/^[[(] *| *[])]$/, "", s) == 2)
+			gsub(/"? *, *"?/, ",", s)
+		gsub(/^"|"$/, "", s)
+		return s
+	}'
+
 # Prints the settings of etc/echod.conf: line, section, name, value; tabs between them.
 sample() {
-	awk -v findings="$work/findings" '
+	awk -v findings="$work/findings" "$plain_value"'
 	BEGIN { section = "GLOBAL" }
 	function wrong(text) { print "etc/echod.conf:" FNR ": " text >findings }
 	/^[ \t]*$/ || /^[ \t]*#([ \t]|$)/ { next }
@@ -208,26 +237,25 @@ sample() {
 	setting == "services = (" && section == "GLOBAL" { section = "SERVICE"; next }
 	setting == ");" && section == "SERVICE" { section = "GLOBAL"; next }
 	(setting == "{" || setting == "}") && section == "SERVICE" { next }
-	setting !~ /^[a-z_]+ = .+;$/ {
+	setting !~ /^[a-z0-9_]+ = .+;$/ {
 		wrong("\"" setting "\" is not understood; a remark has a space behind its #")
 		next
 	}
 	{
 		name = value = setting
 		sub(/ = .*/, "", name)
-		sub(/^[a-z_]+ = /, "", value)
+		sub(/^[a-z0-9_]+ = /, "", value)
 		sub(/;$/, "", value)
-		gsub(/^"|"$/, "", value)
-		print FNR "\t" section "\t" name "\t" value
+		print FNR "\t" section "\t" name "\t" plain(value)
 	}' etc/echod.conf
 }
 
 # Prints the settings of man/echod.conf.5: line, section, name, default; tabs between them.
 manual() {
-	awk '
+	awk "$plain_value"'
 	function flush() {
 		if (name != "")
-			print line "\t" section "\t" name "\t" value
+			print line "\t" section "\t" name "\t" plain(value)
 		name = value = ""
 	}
 	/^\.Sh / {
@@ -238,7 +266,7 @@ manual() {
 	name != "" && /^Default: .*\.$/ {
 		value = $0
 		gsub(/^Default: |\.$/, "", value)
-		gsub(/\\\(dq/, "", value)
+		gsub(/\\\(dq/, "\"", value)
 	}
 	END { flush() }' man/echod.conf.5
 }

@@ -193,7 +193,7 @@ def test_every_verb_and_option_is_offered(shell: Shell) -> None:
     """Those of `echod --help`, and no others."""
     verbs, options = help_text().split("Options,")
     verbs = set(re.findall(r"^  ([a-z]+)", verbs, re.MULTILINE))
-    options = set(re.findall(r"^  .*?(--[a-z]+)", options, re.MULTILINE))
+    options = set(re.findall(r"^  .*?(--[a-z-]+)", options, re.MULTILINE))
     assert {"start", "ps", "add"} <= verbs and {"--config", "--json", "--help"} <= options
     assert shell.offers("echod ") - {"--"} == verbs
     assert {word for word in shell.offers("echod --") if word.startswith("--")} == options

@@ -27,7 +27,7 @@ log = {
 services = (
     { name = "one"; listen = [ "127.0.0.1" ]; },
     { name = "one"; listen = [ "127.0.0.1:70000" ]; workers = "two"; },
-    { protocol = "chargen"; listen = [ "127.0.0.1:7007" ]; nodelay = 1; },
+    { protocol = "chargn"; listen = [ "127.0.0.1:7007" ]; nodelay = 1; },
     { name = "bad name"; max_line = 5000000000; }
 );
 """
@@ -35,7 +35,7 @@ services = (
 # Line and what is said about it.
 SAID = {
     1: "absolute", 2: "did you mean 'drain_timeout'", 3: "time", 4: "between",
-    6: "did you mean 'notice'", 8: "colour", 11: "port", 12: "70000", 13: "chargen",
+    6: "did you mean 'notice'", 8: "colour", 11: "port", 12: "70000", 13: "did you mean 'chargen'",
     14: "5000000000",
 }
 
@@ -115,13 +115,29 @@ def test_check_beside_the_running_daemon(echod: Echod) -> None:
 def test_check_defaults_names_every_key(echod: Echod) -> None:
     """Each with its sentence; the sample file and the manual are checked against it."""
     done = echod.run_command([str(echod.executable), "check", "--defaults"], expect=0)
-    for key in ("pidfile", "control", "user", "group", "nice", "drain_timeout", "retire_timeout",
-                "start_timeout", "max_retiring", "watchdog", "target", "facility", "level",
-                "socket", "name", "protocol", "listen", "workers", "backlog", "defer_accept",
-                "keepalive", "nodelay", "max_lines", "max_line", "max_pending", "idle_timeout",
-                "write_timeout", "command", "environment", "directory", "umask", "restart",
-                "stop_signal", "stop_timeout"):
-        assert re.search(rf"^\s*(# )?{key}( =|:)", done.stdout, re.MULTILINE), key
+    both = {"access", "access_times", "max_load", "max_connections", "max_connections_per_source",
+            "max_connections_per_prefix", "max_connection_rate", "max_connection_rate_per_source",
+            "max_byte_rate", "max_byte_rate_per_source", "max_request_rate",
+            "max_request_rate_per_source", "max_datagram_rate", "max_pending", "idle_timeout",
+            "write_timeout", "first_byte_timeout", "lifetime", "user", "group", "nice"}
+    for key in ("pidfile", "control", "drain_timeout", "retire_timeout", "start_timeout",
+                "max_retiring", "watchdog", "target", "facility", "level", "socket", "name",
+                "protocol", "listen", "workers", "backlog", "defer_accept", "keepalive",
+                "nodelay", "v6only", "device", "receive_buffer", "send_buffer", "tos", "ttl",
+                "mss", "fastopen", "user_timeout", "mptcp", "socket_mode", "socket_user",
+                "socket_group", "max_lines", "max_line", "delimiter", "on_long_line",
+                "transform", "greeting", "on_refuse", "deny_source_ports", "proxy_protocol",
+                "proxy_from", "command", "environment", "directory", "umask", "restart",
+                "stop_signal", "stop_timeout", *sorted(both)):
+        found = re.findall(rf"^\s*(?:# )?{key}(?: =|:)", done.stdout, re.MULTILINE)
+        assert len(found) == (2 if key in both else 1), key
+
+
+def test_printed_defaults_can_be_read(echod: Echod) -> None:
+    """They are a configuration, but for what each service must have of its own."""
+    done = echod.run_command([str(echod.executable), "check", "--defaults"], expect=0)
+    said = check(echod, 'pidfile = "/x.pid";\n' + done.stdout, 6).splitlines()
+    assert len(said) == 2 and "no name" in said[0] and "no listen" in said[1]
 
 
 def test_shipped_sample_is_correct(echod: Echod) -> None:
@@ -159,13 +175,51 @@ def test_sizes(echod: Echod, value: str, fits: bool) -> None:
 @pytest.mark.parametrize("address, fits", [
     ("*:7007", True), ("127.0.0.1:7007", True), ("[::1]:7007", True), ("tcp:*:7007", True),
     ("localhost:7007", True), ("::1:7007", False), ("[::1]", False), ("7007", False),
-    (":7007", False), ("*:0", False), ("*:65536", False), ("*:http", False), ("udp:*:7007", False),
-    ("unix:/tmp/x", False), ("", False), ("[::1:7007", False), ("x" * 300 + ":7", False),
+    (":7007", False), ("*:0", True), ("*:65536", False), ("*:no-such-service", False),
+    ("udp:*:7007", True), ("udp:7007", False), ("unix:/tmp/x", True), ("unixgram:@x", True),
+    ("unix:tmp/x", False), ("unix:/" + "x" * 107, False), ("*%lo:7007", True), ("*%:7007", False),
+    ("", False), ("[::1:7007", False), ("x" * 300 + ":7", False),
 ])
 def test_addresses(echod: Echod, address: str, fits: bool) -> None:
     said = check(echod, 'pidfile = "/x.pid";\nservices = ( { name = "a";\n'
                  f'listen = [ "{address}" ]; }} );\n', 0 if fits else 6)
     assert fits or "echod.conf:3: " in said
+
+
+@pytest.mark.parametrize("setting, words", [
+    ('access = [ "allow 10.0.0.0/8", "deny *" ];', None), ('access = "allow unix";', None),
+    ('access = [ "allow 10.0.0.1/8" ];', "write 10.0.0.0/8"),
+    ('access = [ "Deny *" ];', "did you mean 'deny'"),
+    ('access = [ "allow uid:no-such-user" ];', "no user 'no-such-user'"),
+    ('access_times = [ "Mon-Fri 08:00-18:00", "Sat 10:00-12:00" ];', None),
+    ('access_times = [ "Mo 08:00-18:00" ];', "did you mean Mon"),
+    ("max_load = 2.5;", None), ("max_load = 8;", None), ('max_load = "much";', "2.5"),
+    ('max_byte_rate = "1M";', None), ("max_connections = -1;", "between"),
+    ("max_connections_per_sourc = 1;", "did you mean 'max_connections_per_source'"),
+])
+def test_limits_of_the_daemon_and_of_a_service(echod: Echod, setting: str,
+                                               words: str | None) -> None:
+    """The same settings in both places, and the same errors with their lines."""
+    service = '{ name = "a"; listen = [ "*:7007" ];\n%s }'
+    for text in (f'pidfile = "/x.pid";\n{setting}\n',
+                 f'pidfile = "/x.pid"; services = ( {service % setting} );\n'):
+        said = check(echod, text, 0 if words is None else 6)
+        assert words is None or (f"{echod.config}:2: " in said and words in said)
+
+
+@pytest.mark.parametrize("setting, words", [
+    ('proxy_protocol = "required";', "needs proxy_from"),
+    ('proxy_protocol = "optional"; proxy_from = [ ];', "needs proxy_from"),
+    ('proxy_protocol = "required"; proxy_from = [ "10.0.0.0/8" ];', None),
+    ('deny_source_ports = ( 53, "0-1023" );', None), ("deny_source_ports = [ ];", None),
+    ('deny_source_ports = [ "9-5" ];', "ends before it begins"),
+    ('socket_mode = "0660"; socket_user = "root";', None), ("socket_mode = 660;", "quotes"),
+    ("mss = 1;", "0 (off) or between 88"), ('transform = "rot13";', "one of none"),
+])
+def test_settings_of_a_service(echod: Echod, setting: str, words: str | None) -> None:
+    said = check(echod, 'pidfile = "/x.pid"; services = ( { name = "a";\n'
+                 f'listen = [ "*:7007" ]; {setting} }} );\n', 0 if words is None else 6)
+    assert words is None or (re.search(r"echod\.conf:[12]: ", said) and words in said)
 
 
 @pytest.mark.parametrize("text", [
@@ -244,7 +298,9 @@ def test_options_go_over_the_file(echod: Echod) -> None:
     ("services.other.max_lines=3", "no service 'other'"),
     ("services.line.max_lines=x", "whole number"), ("log.level=loud", "loud"),
     ("a.b.c.d=1", "a.b.c.d"),
-    ("drain_timeout=", "time"), ("nice=99", "between"),
+    ("drain_timeout=", "time"), ("nice=99", "between"), ("access=dney *", "did you mean 'deny'"),
+    ("services.line.access=allow 10.0.0.0/8,deny all", "'all' is nobody"),
+    ("services.line.proxy_from=10", "proxy_from"), ("max_load=1.234", "max_load"),
 ])
 def test_wrong_settings_on_the_command_line(echod: Echod, setting: str, words: str) -> None:
     """Said as "command line", with the nearest known key."""

@@ -600,6 +600,7 @@ def test_rule_30_stop_is_not_followed_by_a_restart(echod: Echod, name: str) -> N
                     echod.program("other", echod.sleeper, 2000))
     echod.start()
     echod.tell("stop", name)
+    echod.await_program("other")
     echod.tell("kill", "other")
     echod.await_ps("other", state="running", restarts=1)
     echod.restart()

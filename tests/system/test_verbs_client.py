@@ -156,7 +156,7 @@ def test_words_that_are_not_utf8(echod: Echod, fake: FakeDaemon, words: list[str
     (["stop", "x", "-o", "drain_timeout=1"], "-o is for a start of the daemon"),
     (["add", "x", "-p", "4000", "--", "/bin/sh"], "-p is for a start of the daemon"),
     (["kill", "x", "-l", "::1"], "-l is for a start of the daemon"),
-    (["stop", "x", "--json"], "--json is for ps and status, not for stop"),
+    (["stop", "x", "--json"], "--json is for access, ps and status, not for stop"),
     (["stop", "x", "-s", "HUP"], "-s is for kill, not for stop"),
     (["kill", "x", "--user", "nobody"], "--user is for add, not for kill"),
     (["start", "x", "--restart", "never"], "--restart is for add, not for start"),

@@ -177,7 +177,7 @@ static void every_type_of_value_is_read(void **state)
 	assert_false(f->conf->services[0].nodelay);
 	assert_true(f->conf->services[0].max_lines == 5000000000);
 	assert_int_equal(f->conf->services[0].max_line, 1024);
-	assert_int_equal(f->conf->services[0].max_pending, 8192);
+	assert_int_equal(f->conf->services[0].limits.max_pending, 8192);
 	assert_string_equal(f->conf->services[1].listen[0].text, "*:9");
 }
 
@@ -259,7 +259,7 @@ static void all_errors_are_said_at_once_in_their_order(void **state)
 	assert_error_at(f, 1, 2, "nice must be between -20 and 19, not 99");
 	assert_error_at(f, 2, 3, "level 'loud' is not known");
 	assert_error_at(f, 3, 7, "'1T' is not a size");
-	assert_error_at(f, 4, 9, "the port 70000 is not between 1 and 65535");
+	assert_error_at(f, 4, 9, "the port 70000 is not between 0 and 65535");
 	assert_error_at(f, 5, 8, "the service has no name");
 }
 
@@ -849,7 +849,7 @@ static void settings_of_the_command_line_go_over_the_file(void **state)
 	parse_set(f, SERVICE, "services.line.listen", "*:7,*:8");
 	assert_int_equal(f->conf->services[0].listen_count, 2);
 	parse_set(f, NULL, "services.line.idle_timeout", "1s");
-	assert_int_equal(f->conf->services[0].idle_timeout, 1000);
+	assert_int_equal(f->conf->services[0].limits.idle_timeout, 1000);
 	parse_set(f, SERVICE, "nice", "3");
 	assert_true(f->conf->nice_set);
 	assert_right(f);
@@ -938,7 +938,7 @@ static void a_wrong_p_or_l_is_said(void **state)
 	memset(too_long, 'x', sizeof(too_long) - 1);
 	too_long[sizeof(too_long) - 1] = '\0';
 	parse_listen(f, NULL, NULL, 65536);
-	assert_one_error(f, "command line: ", "not between 1 and 65535");
+	assert_one_error(f, "command line: ", "not between 0 and 65535");
 	parse_listen(f, NULL, "", 7);
 	assert_one_error(f, "command line: ", "there is no host");
 	parse_listen(f, NULL, "host:", 7);

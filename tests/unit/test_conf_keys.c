@@ -153,8 +153,8 @@ static void all_defaults_can_be_set_and_freed(void **state)
 			assert_string_equal(base.service.protocol, "line");
 			assert_int_equal(base.service.max_lines, 1);
 			assert_int_equal(base.service.max_line, 65536);
-			assert_int_equal(base.service.max_pending, 256 * 1024);
-			assert_int_equal(base.service.idle_timeout, 300000);
+			assert_int_equal(base.service.limits.max_pending, 256 * 1024);
+			assert_int_equal(base.service.limits.idle_timeout, 300000);
 			assert_true(base.service.nodelay);
 			assert_null(base.service.user);
 			assert_null(base.service.group);
@@ -206,9 +206,9 @@ static void times_sizes_and_numbers_are_stored_in_their_units(void **state)
 
 	(void)state;
 	assert_set(key_of(KEY_SERVICE, "idle_timeout"), &base, "90");
-	assert_int_equal(base.service.idle_timeout, 90000);
+	assert_int_equal(base.service.limits.idle_timeout, 90000);
 	assert_set(key_of(KEY_SERVICE, "idle_timeout"), &base, "500ms");
-	assert_int_equal(base.service.idle_timeout, 500);
+	assert_int_equal(base.service.limits.idle_timeout, 500);
 	assert_set(key_of(KEY_SERVICE, "max_line"), &base, "1M");
 	assert_int_equal(base.service.max_line, 1048576);
 	assert_set(key_of(KEY_SERVICE, "workers"), &base, "4");
@@ -261,12 +261,12 @@ static void a_plain_number_for_a_time_is_seconds_and_never_wraps(void **state)
 
 	(void)state;
 	assert_int_equal(conf_key_set_number(key, &service, 5, &err), 0);
-	assert_int_equal(service.idle_timeout, 5000);
+	assert_int_equal(service.limits.idle_timeout, 5000);
 	for (size_t i = 0; i < COUNT_OF(wrong); i++) {
 		assert_int_equal(conf_key_set_number(key, &service, wrong[i], &err), -1);
 		assert_int_equal(err.code, EXIT_CONFIG);
 	}
-	assert_int_equal(service.idle_timeout, 5000);
+	assert_int_equal(service.limits.idle_timeout, 5000);
 }
 
 static void what_is_no_value_of_the_type_is_said(void **state)

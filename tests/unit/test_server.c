@@ -2,7 +2,7 @@
  * The server of a worker, whole, over loopback: its clients live in the same process and on the
  * same event base, so that nothing here waits for anything but an event.
  */
-#include "support.h"
+#include "server_fixture.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -22,350 +22,6 @@
 #include "base/clock.h"
 #include "net/server.h"
 
-#define WAIT_SECONDS 20 /* an event that takes longer does not come */
-#define KIB	     1024
-#define MIB	     (1024 * 1024)
-
-struct fixture {
-	struct event_base *base;
-	struct counters counters;
-	struct server *server;
-	struct sockaddr_in address;
-	int listener; /* owned by the server */
-	unsigned idle_calls;
-	bool time_is_up;
-};
-
-/* Long-lived lines, no time-outs. */
-static struct server_settings lines(void)
-{
-	return (struct server_settings){
-		.proto = &proto_line,
-		.max_requests = PROTO_NO_LIMIT,
-		.max_line = 64 * KIB,
-		.max_pending = 256 * KIB,
-	};
-}
-
-static struct server_settings echo(void)
-{
-	struct server_settings settings = lines();
-
-	settings.proto = &proto_echo;
-	return settings;
-}
-
-static int setup(void **state)
-{
-	struct fixture *f = calloc(1, sizeof(*f));
-
-	/* As in a worker: writing to a client that has gone is an error, not a signal. */
-	signal(SIGPIPE, SIG_IGN);
-	support_log_capture();
-	*state = f;
-	if (f == NULL)
-		return -1;
-	f->listener = -1;
-	f->base = event_base_new();
-	return f->base == NULL ? -1 : 0;
-}
-
-#define COUNT(f, name) counter_get(&(f)->counters.name)
-
-/* Whatever happened: all that was accepted was closed, and nothing was sent that had not come. */
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-	int result = 0;
-
-	server_free(f->server);
-	if (COUNT(f, accepted) != COUNT(f, closed) || COUNT(f, bytes_out) > COUNT(f, bytes_in)) {
-		print_error("%" PRIu64 " accepted, %" PRIu64 " closed; %" PRIu64
-			    " bytes in, %" PRIu64 " out\n",
-			    COUNT(f, accepted), COUNT(f, closed), COUNT(f, bytes_in),
-			    COUNT(f, bytes_out));
-		result = -1;
-	}
-	event_base_free(f->base);
-	free(f);
-	return result;
-}
-
-/* ---- The server ----------------------------------------------------------------------------- */
-
-static void on_idle(void *arg)
-{
-	struct fixture *f = arg;
-
-	f->idle_calls++;
-}
-
-static int bound_listener(struct fixture *f)
-{
-	socklen_t len = sizeof(f->address);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-	f->address = (struct sockaddr_in){.sin_family = AF_INET,
-					  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	assert_true(fd >= 0);
-	assert_int_equal(bind(fd, (struct sockaddr *)&f->address, len), 0);
-	assert_int_equal(getsockname(fd, (struct sockaddr *)&f->address, &len), 0);
-	return fd;
-}
-
-/* With a send buffer of that many bytes for each connection; 0: the kernel's own. */
-static void serve_with_buffer(struct fixture *f, const struct server_settings *settings, int buffer)
-{
-	struct error err = {0};
-
-	f->server = server_new(f->base, settings, &f->counters, on_idle, f);
-	assert_non_null(f->server);
-	f->listener = bound_listener(f);
-	if (buffer > 0)
-		assert_int_equal(
-			setsockopt(f->listener, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer)), 0);
-	assert_int_equal(listen(f->listener, 1024), 0);
-	assert_int_equal(server_add_socket(f->server, f->listener, &err), 0);
-	assert_int_equal(server_accept_on(f->server, 0, true, &err), 0);
-}
-
-static void serve(struct fixture *f, struct server_settings settings)
-{
-	serve_with_buffer(f, &settings, 0);
-}
-
-/* ---- Passing time --------------------------------------------------------------------------- */
-
-static void on_time(evutil_socket_t fd, short what, void *arg)
-{
-	(void)fd;
-	(void)what;
-	*(bool *)arg = true;
-}
-
-static struct event *start_timer(struct fixture *f, int ms)
-{
-	struct timeval tv = {ms / 1000, ms % 1000 * 1000};
-	struct event *timer = evtimer_new(f->base, on_time, &f->time_is_up);
-
-	f->time_is_up = false;
-	assert_int_equal(evtimer_add(timer, &tv), 0);
-	return timer;
-}
-
-/* Serve until the counter has reached `n`. */
-static void run_until(struct fixture *f, const _Atomic uint64_t *counter, uint64_t n)
-{
-	struct event *timer = start_timer(f, WAIT_SECONDS * 1000);
-
-	while (counter_get(counter) < n && !f->time_is_up)
-		event_base_loop(f->base, EVLOOP_ONCE);
-	event_free(timer);
-	if (counter_get(counter) < n)
-		fail_msg("a counter stays at %" PRIu64 " and does not reach %" PRIu64,
-			 counter_get(counter), n);
-}
-
-/* Serve as long as there is anything to do without waiting. */
-static void run_all(struct fixture *f)
-{
-	uint64_t before;
-	int quiet = 0;
-
-	while (quiet < 5) {
-		before = COUNT(f, bytes_in) + COUNT(f, bytes_out) + COUNT(f, accepted) +
-			 COUNT(f, closed);
-		event_base_loop(f->base, EVLOOP_NONBLOCK);
-		quiet = before == COUNT(f, bytes_in) + COUNT(f, bytes_out) + COUNT(f, accepted) +
-						COUNT(f, closed)
-				? quiet + 1
-				: 0;
-	}
-}
-
-static void run_for(struct fixture *f, int ms)
-{
-	struct event *timer = start_timer(f, ms);
-
-	while (!f->time_is_up)
-		event_base_loop(f->base, EVLOOP_ONCE);
-	event_free(timer);
-}
-
-static void on_ready(evutil_socket_t fd, short what, void *arg)
-{
-	(void)fd;
-	*(short *)arg = what;
-}
-
-/* Serve until the client's socket is ready. */
-static void run_until_ready(struct fixture *f, int fd, short what)
-{
-	short happened = 0;
-	struct timeval limit = {WAIT_SECONDS, 0};
-	struct event *event = event_new(f->base, fd, what, on_ready, &happened);
-
-	assert_int_equal(event_add(event, &limit), 0);
-	while (happened == 0)
-		event_base_loop(f->base, EVLOOP_ONCE);
-	event_free(event);
-	if (!(happened & what))
-		fail_msg("the client waits for ever");
-}
-
-/* ---- Clients -------------------------------------------------------------------------------- */
-
-/* With a receive buffer of that many bytes; 0: the kernel's own. */
-static int client_with_buffer(struct fixture *f, int buffer)
-{
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
-
-	assert_true(fd >= 0);
-	if (buffer > 0)
-		assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof(buffer)), 0);
-	/* The kernel answers; the server accepts later. */
-	assert_int_equal(connect(fd, (struct sockaddr *)&f->address, sizeof(f->address)), 0);
-	assert_int_equal(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)), 0);
-	assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
-	return fd;
-}
-
-static int client(struct fixture *f)
-{
-	return client_with_buffer(f, 0);
-}
-
-static void client_send(struct fixture *f, int fd, const void *data, size_t len)
-{
-	for (size_t at = 0; at < len;) {
-		ssize_t n = send(fd, (const char *)data + at, len - at, MSG_NOSIGNAL);
-
-		if (n > 0)
-			at += (size_t)n;
-		else if (errno == EAGAIN)
-			run_until_ready(f, fd, EV_WRITE);
-		else
-			fail_msg("a client cannot send: %s", strerror(errno));
-	}
-}
-
-static void client_say(struct fixture *f, int fd, const char *text)
-{
-	client_send(f, fd, text, strlen(text));
-}
-
-/* Read `want` bytes, or less up to the end. A reset is a failure. */
-static size_t client_read(struct fixture *f, int fd, void *data, size_t want)
-{
-	size_t at = 0;
-
-	while (at < want) {
-		ssize_t n = recv(fd, (char *)data + at, want - at, 0);
-
-		if (n == 0)
-			break;
-		if (n > 0)
-			at += (size_t)n;
-		else if (errno == EAGAIN)
-			run_until_ready(f, fd, EV_READ);
-		else
-			fail_msg("after %zu bytes: %s", at, strerror(errno));
-	}
-	return at;
-}
-
-static void assert_hears(struct fixture *f, int fd, const char *text)
-{
-	char got[4096];
-	size_t len = strlen(text);
-
-	assert_true(len < sizeof(got));
-	got[client_read(f, fd, got, len)] = '\0';
-	assert_string_equal(got, text);
-}
-
-static void assert_end(struct fixture *f, int fd)
-{
-	char byte;
-
-	assert_int_equal(client_read(f, fd, &byte, 1), 0);
-}
-
-/* Nothing has come, not even the end. */
-static void assert_hears_nothing(struct fixture *f, int fd)
-{
-	char byte;
-
-	run_all(f);
-	assert_int_equal(recv(fd, &byte, 1, 0), -1);
-	assert_int_equal(errno, EAGAIN);
-}
-
-/* Send and read at once, in pieces of at most `piece` bytes, and compare. */
-static void client_exchange(struct fixture *f, int fd, const char *data, size_t len, size_t piece)
-{
-	char *got = malloc(piece);
-	size_t out = 0, in = 0;
-
-	assert_non_null(got);
-	while (in < len) {
-		size_t left = len - out < piece ? len - out : piece;
-		ssize_t sent = left > 0 ? send(fd, data + out, left, MSG_NOSIGNAL) : -1;
-		ssize_t n = recv(fd, got, piece, 0);
-
-		if (sent > 0)
-			out += (size_t)sent;
-		if (n == 0 || (n > 0 && (size_t)n > out - in) || (n < 0 && errno != EAGAIN))
-			fail_msg("after %zu bytes: recv gives %zd", in, n);
-		if (n > 0)
-			assert_memory_equal(got, data + in, (size_t)n);
-		in += n > 0 ? (size_t)n : 0;
-		if (sent < 0 && n < 0)
-			run_until_ready(f, fd, out < len ? EV_READ | EV_WRITE : EV_READ);
-	}
-	free(got);
-}
-
-/* Send until neither the kernel nor the server takes more. */
-static size_t client_stuff(struct fixture *f, int fd, const char *data, size_t len)
-{
-	size_t sent = 0, before;
-
-	do {
-		ssize_t n;
-
-		before = sent;
-		while ((n = send(fd, data, len, MSG_NOSIGNAL)) > 0)
-			sent += (size_t)n;
-		assert_int_equal(errno, EAGAIN);
-		run_all(f);
-	} while (sent != before);
-	return sent;
-}
-
-/* Random bytes with an LF here and there, and one at the end. */
-static char *random_lines(struct support_random *random, size_t len)
-{
-	char *data = malloc(len);
-
-	assert_non_null(data);
-	for (size_t i = 0; i < len; i++)
-		data[i] = (char)support_random_next(random);
-	for (size_t i = 0; i < len; i += 1 + support_random_below(random, 3000))
-		data[i] = '\n';
-	data[len - 1] = '\n';
-	return data;
-}
-
-static char *letters(size_t len)
-{
-	char *data = malloc(len);
-
-	assert_non_null(data);
-	memset(data, 'x', len);
-	return data;
-}
-
 /* ---- Answering ------------------------------------------------------------------------------ */
 
 static void with_one_line_allowed_it_goes_back_and_the_connection_ends(void **state)
@@ -374,7 +30,7 @@ static void with_one_line_allowed_it_goes_back_and_the_connection_ends(void **st
 	struct server_settings settings = lines();
 	int fd;
 
-	settings.max_requests = 1;
+	settings.says.max_requests = 1;
 	serve(f, settings);
 	fd = client(f);
 	client_say(f, fd, "hello\r\n");
@@ -393,7 +49,7 @@ static void data_that_waits_at_accept_is_read_at_once(void **state)
 	struct server_settings settings = lines();
 	int fd;
 
-	settings.max_requests = 1;
+	settings.says.max_requests = 1;
 	settings.read_at_accept = true;
 	serve(f, settings);
 	fd = client(f);
@@ -565,7 +221,7 @@ static void a_line_that_is_too_long_ends_the_connection_after_the_replies_before
 	struct server_settings settings = lines();
 	int fd;
 
-	settings.max_line = 8;
+	settings.says.max_line = 8;
 	serve(f, settings);
 	fd = client(f);
 	client_say(f, fd, "1234567\n12345678");
@@ -584,7 +240,7 @@ static void the_end_of_a_connection_is_said_once(void **state)
 	struct server_settings settings = lines();
 	int fd;
 
-	settings.max_line = 8;
+	settings.says.max_line = 8;
 	serve(f, settings);
 	fd = client(f);
 	client_say(f, fd, "123456789");
@@ -621,7 +277,7 @@ static void lines_of_a_client_that_never_reads_are_bounded_too(void **state)
 	support_random_start(&random);
 	data = random_lines(&random, MIB);
 	settings.max_pending = 16 * KIB;
-	settings.max_line = 8 * KIB;
+	settings.says.max_line = 8 * KIB;
 	serve_with_buffer(f, &settings, 16 * KIB);
 	fd = client_with_buffer(f, 4 * KIB);
 	client_stuff(f, fd, data, MIB);
@@ -675,7 +331,8 @@ static void one_client_that_never_reads_does_not_hinder_others(void **state)
 	char *data = letters(MIB);
 	int deaf, fd;
 
-	serve_with_buffer(f, &(struct server_settings){&proto_echo, 1, 2, 16 * KIB, 0, 0, false},
+	serve_with_buffer(f,
+			  &(struct server_settings){.proto = &proto_echo, .max_pending = 16 * KIB},
 			  16 * KIB);
 	deaf = client_with_buffer(f, 4 * KIB);
 	client_stuff(f, deaf, data, MIB);
@@ -715,7 +372,7 @@ static void bytes_behind_the_last_line_do_not_destroy_its_reply(void **state)
 
 	assert_non_null(got);
 	data[60 * KIB - 1] = '\n';
-	settings.max_requests = 1;
+	settings.says.max_requests = 1;
 	serve(f, settings);
 	fd = client_with_buffer(f, 4 * KIB);
 	client_send(f, fd, data, 200 * KIB);
@@ -740,8 +397,8 @@ static void bytes_that_come_while_the_reply_waits_do_not_destroy_it(void **state
 
 	assert_non_null(got);
 	data[line - 1] = '\n';
-	settings.max_requests = 1;
-	settings.max_line = MIB;
+	settings.says.max_requests = 1;
+	settings.says.max_line = MIB;
 	settings.max_pending = 4 * MIB;
 	serve_with_buffer(f, &settings, 16 * KIB);
 	fd = client_with_buffer(f, 4 * KIB);
@@ -765,7 +422,7 @@ static void a_client_that_does_not_close_is_closed_after_two_seconds(void **stat
 	int64_t start;
 	int fd;
 
-	settings.max_requests = 1;
+	settings.says.max_requests = 1;
 	serve(f, settings);
 	fd = client(f);
 	client_say(f, fd, "hello\nand more");
@@ -785,7 +442,7 @@ static void what_still_comes_is_thrown_away_until_the_client_ends(void **state)
 	char *data = letters(MIB);
 	int fd;
 
-	settings.max_requests = 1;
+	settings.says.max_requests = 1;
 	serve(f, settings);
 	fd = client(f);
 	client_say(f, fd, "hello\nand more");
@@ -893,12 +550,6 @@ static void a_client_that_reads_slowly_is_not_closed_by_write_timeout(void **sta
 
 /* ---- The polite end ------------------------------------------------------------------------- */
 
-static void start_draining(struct fixture *f)
-{
-	server_stop_accepting(f->server, true);
-	server_drain(f->server);
-}
-
 static void draining_ends_idle_connections_with_a_fin(void **state)
 {
 	struct fixture *f = *state;
@@ -969,7 +620,8 @@ static void draining_waits_for_a_reply_that_the_client_still_reads(void **state)
 	int fd;
 
 	assert_non_null(got);
-	serve_with_buffer(f, &(struct server_settings){&proto_echo, 1, 2, 64 * KIB, 0, 0, false},
+	serve_with_buffer(f,
+			  &(struct server_settings){.proto = &proto_echo, .max_pending = 64 * KIB},
 			  16 * KIB);
 	fd = client_with_buffer(f, 4 * KIB);
 	sent = client_stuff(f, fd, data, MIB);
@@ -1137,12 +789,12 @@ static void cutting_off_closes_everything_at_once_and_counts_it(void **state)
 {
 	struct fixture *f = *state;
 	char *data = letters(MIB);
+	struct server_settings settings = lines();
 	int idle, half, deaf;
 
-	serve_with_buffer(f,
-			  &(struct server_settings){&proto_line, PROTO_NO_LIMIT, 2 * MIB, 4 * KIB,
-						    0, 0, false},
-			  16 * KIB);
+	settings.says.max_line = 2 * MIB;
+	settings.max_pending = 4 * KIB;
+	serve_with_buffer(f, &settings, 16 * KIB);
 	idle = client(f);
 	half = client(f);
 	deaf = client_with_buffer(f, 4 * KIB);
@@ -1168,7 +820,7 @@ static void cutting_off_does_not_count_who_had_been_answered(void **state)
 	struct server_settings settings = lines();
 	int fd;
 
-	settings.max_requests = 1;
+	settings.says.max_requests = 1;
 	serve(f, settings);
 	fd = client(f);
 	client_say(f, fd, "hello\nand more");
@@ -1348,8 +1000,7 @@ static void open_doors(struct fixture *f, struct door *doors, size_t n)
 	struct server_settings settings = lines();
 	struct error err = {0};
 
-	f->server = server_new(f->base, &settings, &f->counters, on_idle, f);
-	assert_non_null(f->server);
+	make_server(f, &settings);
 	for (size_t i = 0; i < n; i++) {
 		doors[i].fd = bound_listener(f);
 		doors[i].address = f->address;

@@ -1,0 +1,77 @@
+/*
+ * How fast a connection may go: its own buckets, and those of its source. Nobody is refused here:
+ * reading pauses until a bucket has something again.
+ */
+#include "base/clock.h"
+#include "net/server_private.h"
+
+/* The smaller of `left` and what a bucket has. */
+static uint64_t at_most(uint64_t left, uint64_t other)
+{
+	return other < left ? other : left;
+}
+
+static bool is_paced(const struct conn *conn)
+{
+	return conn->extra != NULL;
+}
+
+size_t conn_bytes_left(const struct conn *conn)
+{
+	const struct server_settings *settings = &conn->server->settings;
+	uint64_t left = SIZE_MAX, wait, now;
+
+	if (!is_paced(conn))
+		return SIZE_MAX;
+	now = clock_us();
+	if (settings->byte_rate > 0)
+		left = bucket_left(conn->extra->byte_arrival, settings->byte_rate, now, &wait);
+	for (int i = 0; i < SERVER_SCOPES; i++)
+		if (settings->limits[i] != NULL)
+			left = at_most(left, limits_bytes_left(settings->limits[i],
+							       &conn->extra->holds[i], now, &wait));
+	return (size_t)left;
+}
+
+uint64_t conn_requests_left(const struct conn *conn)
+{
+	const struct server_settings *settings = &conn->server->settings;
+	uint64_t left = PROTO_NO_LIMIT, wait, now;
+
+	if (!is_paced(conn))
+		return PROTO_NO_LIMIT;
+	now = clock_us();
+	if (settings->request_rate > 0)
+		left = bucket_left(conn->extra->request_arrival, settings->request_rate, now,
+				   &wait);
+	for (int i = 0; i < SERVER_SCOPES; i++)
+		if (settings->limits[i] != NULL)
+			left = at_most(left,
+				       limits_requests_left(settings->limits[i],
+							    &conn->extra->holds[i], now, &wait));
+	return left;
+}
+
+void conn_charge(struct conn *conn, uint64_t bytes, uint64_t requests)
+{
+	const struct server_settings *settings = &conn->server->settings;
+	uint64_t now;
+
+	if (!is_paced(conn) || (bytes == 0 && requests == 0))
+		return;
+	now = clock_us();
+	if (settings->byte_rate > 0 && bytes > 0)
+		bucket_charge(&conn->extra->byte_arrival, settings->byte_rate, bytes, now);
+	if (settings->request_rate > 0 && requests > 0)
+		bucket_charge(&conn->extra->request_arrival, settings->request_rate, requests, now);
+	for (int i = 0; i < SERVER_SCOPES; i++) {
+		if (settings->limits[i] == NULL)
+			continue;
+		if (bytes > 0)
+			limits_charge_bytes(settings->limits[i], &conn->extra->holds[i], bytes,
+					    now);
+		if (requests > 0)
+			limits_charge_requests(settings->limits[i], &conn->extra->holds[i],
+					       requests, now);
+	}
+}
