@@ -5,6 +5,7 @@
 #   CHECK_BUILD=DIR       build there                          (default: build-check)
 #   CHECK_CONFIGURE=...   more words for ./configure           (--enable-sanitizers, say)
 #   CHECK_PYTEST=...      more words for pytest                (-m valgrind_subset, -k restart, say)
+#   ECHOD_PEERS=DIR       where the peers are, see peers.sh    (default: build-peers)
 #   CC=clang              another compiler
 set -eu
 
@@ -21,6 +22,10 @@ say "Building in $build"
 configure_in "$build" --prefix="$CHECK_PREFIX" --enable-werror ${CHECK_CONFIGURE:-}
 build_in "$build"
 
+say "Peers: what echod is compared with, and what it talks to"
+export ECHOD_PEERS="${ECHOD_PEERS:-$top/build-peers}"
+"$top/contrib/peers.sh" "$ECHOD_PEERS"
+
 failed=
 say "Unit tests and lint"
 if ! make -C "$build" --no-print-directory check; then
@@ -34,11 +39,15 @@ work=$(mktemp -d /tmp/echod-check.XXXXXX)
 chmod 0755 "$work"
 trap 'rm -rf "$work"' EXIT
 install_from "$build" "$work"
+rm -f "$build/peers.txt"
 # shellcheck disable=SC2086
-if ! ECHOD="$work$CHECK_PREFIX/sbin/echod" /usr/bin/python3 -m pytest "$top/tests/system" \
-	-p no:cacheprovider --basetemp="$work/pytest" -n "${CHECK_JOBS:-4}" -q ${CHECK_PYTEST:-}; then
+if ! ECHOD="$work$CHECK_PREFIX/sbin/echod" ECHOD_PEERS_TABLE="$build/peers.txt" \
+	/usr/bin/python3 -m pytest "$top/tests/system" -p no:cacheprovider --basetemp="$work/pytest" \
+	-n "${CHECK_JOBS:-4}" -q ${CHECK_PYTEST:-}; then
 	failed="$failed system-tests"
 fi
+# The table; behind it stands what went wrong with the others.
+[ ! -f "$build/peers.txt" ] || sed '/^$/q' "$build/peers.txt"
 
 if [ -n "$failed" ]; then
 	say "FAILED:$failed"
