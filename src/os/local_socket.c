@@ -66,25 +66,25 @@ static enum owner ask(const struct sockaddr_un *address, int type, ino_t inode, 
 	const char *path = address->sun_path;
 	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	enum owner owner = SOMEBODY;
+	int answer;
 
 	if (fd < 0) {
 		error_errno(err, "cannot make the socket");
 		return UNKNOWN;
 	}
-	if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0) {
-		say_in_use(fd, path, err);
-	} else if (errno == EAGAIN || errno == EPROTOTYPE) {
-		/* Its queue is full, or it is of the other type: in any case it is alive. */
-		say_in_use(-1, path, err);
-	} else if (errno != ECONNREFUSED) {
+	answer = connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 ? errno : 0;
+	/* Between bind and listen it refuses as a stale one does: a daemon is starting. */
+	if (answer == ECONNREFUSED && !socket_list_has(path, inode)) {
+		owner = NOBODY;
+	} else if (answer == 0 || answer == ECONNREFUSED || answer == EAGAIN ||
+		   answer == EPROTOTYPE) {
+		/* A full queue, or the other type of socket, is alive, too. */
+		say_in_use(answer == 0 ? fd : -1, path, err);
+	} else {
+		errno = answer;
 		error_errno(err, "the socket %s exists, and cannot be asked who listens there",
 			    path);
 		owner = UNKNOWN;
-	} else if (socket_list_has(path, inode)) {
-		/* Between bind and listen it refuses as a stale one does: a daemon is starting. */
-		say_in_use(-1, path, err);
-	} else {
-		owner = NOBODY;
 	}
 	close(fd);
 	return owner;

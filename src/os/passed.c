@@ -25,17 +25,19 @@ static bool is_chosen(const char *name)
 static int set_names(struct passed *passed, const char *names, struct error *err)
 {
 	size_t n = 0;
+	bool more = true;
 
-	for (; n < passed->count && names != NULL; n++) {
+	for (; n < passed->count && more; n++) {
 		char *name = passed->sockets[n].name;
+		size_t len = strcspn(names, ":");
 
-		snprintf(name, PASSED_NAME_MAX, "%.*s", (int)strcspn(names, ":"), names);
+		snprintf(name, PASSED_NAME_MAX, "%.*s", (int)len, names);
 		if (!is_chosen(name))
 			name[0] = '\0';
-		names = strchr(names, ':');
-		names = names == NULL ? NULL : names + 1;
+		more = names[len] == ':';
+		names += len + more;
 	}
-	if (n == passed->count && names == NULL)
+	if (n == passed->count && !more)
 		return 0;
 	return error_set(err, EXIT_FAILED,
 			 "LISTEN_FDNAMES has not as many names as LISTEN_FDS says (%zu)",
@@ -45,8 +47,10 @@ static int set_names(struct passed *passed, const char *names, struct error *err
 static int set_sockets(struct passed *passed, size_t count, struct error *err)
 {
 	passed->sockets = calloc(count, sizeof(*passed->sockets));
-	if (passed->sockets == NULL)
-		return error_errno(err, "cannot list what was passed");
+	if (passed->sockets == NULL) {
+		error_errno(err, "cannot list what was passed");
+		return -1;
+	}
 	passed->count = count;
 	for (size_t i = 0; i < count; i++) {
 		passed->sockets[i].fd = FIRST_FD + (int)i;

@@ -123,7 +123,8 @@ int service_add_socket(struct service *service, struct socket_entry *entry, stru
 		return error_errno(err, "cannot list the listening sockets");
 	service->sockets = larger;
 	/* Workers look at it before it is listened on; and one that was passed has nothing yet. */
-	if (transport_is_datagram(entry->key.place.transport) && listen_want_facts(entry->fd, err) < 0)
+	if (transport_is_datagram(entry->key.place.transport) &&
+	    listen_want_facts(entry->fd, err) < 0)
 		return -1;
 	larger[service->socket_count++] = (struct service_socket){entry, -1};
 	entry->users++;
