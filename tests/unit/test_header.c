@@ -393,7 +393,7 @@ static void a_required_header_that_does_not_come_ends_the_connection(void **stat
 	slow = client(f);
 	/* What comes does not put it off. */
 	for (size_t i = 0; i < 20; i++) {
-		client_send(f, slow, V1 + i, 1);
+		client_send(f, slow, &V1[i], 1);
 		run_for(f, 100);
 	}
 	assert_hears(f, silent, "echod: refused: a PROXY header is required\r\n");
