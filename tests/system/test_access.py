@@ -1,4 +1,4 @@
-"""Who may come: rules of the daemon and of a service, times, load, and what a refused client sees."""
+"""Who may come: rules of the daemon and of a service, times, load, what a refused client sees."""
 
 from __future__ import annotations
 
