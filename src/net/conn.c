@@ -857,7 +857,7 @@ static bool receive_client(struct conn *conn)
 	return conn_may_send_header(conn);
 }
 
-void conn_start(struct server *server, int fd, const struct sockaddr *peer, socklen_t peer_len)
+bool conn_start(struct server *server, int fd, const struct sockaddr *peer, socklen_t peer_len)
 {
 	struct conn *conn = calloc(1, sizeof(*conn));
 
@@ -865,22 +865,24 @@ void conn_start(struct server *server, int fd, const struct sockaddr *peer, sock
 	server->connections++;
 	if (conn == NULL || event_assign(&conn->event, server->base, fd, EV_READ | EV_PERSIST,
 					 on_event, conn) < 0) {
+		counter_add(&server->counters->no_memory, 1);
 		counter_add(&server->counters->closed, 1);
 		server->connections--;
 		free(conn);
 		close(fd);
-		return;
+		return false;
 	}
 	conn->server = server;
 	conn->state = CONN_OPEN;
 	conn->accepted_at = clock_coarse_ms();
 	set_peer(conn, peer, peer_len);
 	if (!receive_client(conn))
-		return;
+		return true;
 	/* The kernel hands over a deferred connection with its first bytes: a short one never sees
 	 * epoll. */
 	if (server->draining)
 		conn_drain(conn);
 	else if (!server->settings.read_at_accept || receive(conn) != RECEIVED_ENDED)
 		conn_watch(conn);
+	return true;
 }

@@ -143,13 +143,11 @@ int server_add_connection(struct server *server, int fd, struct error *err)
 {
 	struct sockaddr_storage peer = {0};
 	socklen_t len = sizeof(peer);
-	uint64_t closed = counter_get(&server->counters->closed);
 
 	/* Of one that is gone already, nobody is the peer: it ends at once. */
 	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
 		len = sizeof(peer.ss_family);
-	conn_start(server, fd, (struct sockaddr *)&peer, len);
-	if (server->connections == 0 && counter_get(&server->counters->closed) != closed)
+	if (!conn_start(server, fd, (struct sockaddr *)&peer, len))
 		return error_set(err, EXIT_FAILED, "no memory for a connection");
 	return 0;
 }

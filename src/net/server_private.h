@@ -125,8 +125,11 @@ struct conn {
 	} peer; /* as the socket tells it */
 };
 
-/* Take over an accepted connection. Closes it when there is no memory. */
-void conn_start(struct server *server, int fd, const struct sockaddr *peer, socklen_t peer_len);
+/*
+ * Take over an accepted connection, which may be refused or served and ended at once. Without
+ * memory it is closed, and the result is false.
+ */
+bool conn_start(struct server *server, int fd, const struct sockaddr *peer, socklen_t peer_len);
 
 /*
  * Inside of conn.c and admit.c. Those that return bool return false when the connection is closed

@@ -17,6 +17,7 @@ import pytest
 from clients import Load, say
 from echod import Echod, read_exactly, read_to_end, seconds
 from procfs import wait_until
+from test_addresses import inetd
 
 NOT_ALLOWED = b"echod: refused: your address is not allowed\r\n"
 
@@ -359,3 +360,17 @@ def test_a_flood_of_refused_clients_does_not_stop_the_others(echod: Echod, how: 
         load.assert_flows(100)
     wait_until(lambda: refusals(echod) == {"access": flood.comings}, seconds(10))
     await_nobody(echod)
+
+
+# ---- Started by inetd ---------------------------------------------------------------------------
+
+def test_a_client_that_inetd_brings_and_the_rules_refuse_is_no_fault(echod: Echod) -> None:
+    """It is refused as any other, and inetd sees exit status 0."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname(), seconds(10)) as client:
+            server, _ = listener.accept()
+            with server:
+                process = inetd(echod, server, "-o", "services.line.access=deny 127.0.0.1")
+            assert read_to_end(client) == b""
+            assert process.wait(seconds(10)) == 0
+    assert "refused: access: 'deny 127.0.0.1' at command line" in echod.log_text()
