@@ -102,12 +102,13 @@ static bool has_address(const struct socket_entry *entry, const struct listen_pl
 	       address_equal(&entry->address, &place->address);
 }
 
-static bool needs(const struct service *service, const struct socket_key *key)
+static bool needs(const struct service *service, const struct socket_key *key,
+		  const struct listen_place *place)
 {
 	for (size_t i = 0; i < service->socket_count; i++) {
 		const struct socket_entry *entry = service->sockets[i].entry;
 
-		if (socket_key_equal(&entry->key, key) || has_address(entry, &key->place))
+		if (socket_key_equal(&entry->key, key) || has_address(entry, place))
 			return true;
 	}
 	return false;
@@ -116,14 +117,18 @@ static bool needs(const struct service *service, const struct socket_key *key)
 static int check_unused(const struct binding *binding, const struct socket_key *key,
 			struct error *err)
 {
+	struct listen_place place = key->place;
 	char text[ADDR_TEXT_MAX];
 	const struct service *other;
 
+	/* Of any port, the one that it keeps: somebody may ask for that one by its number. */
+	if (address_port(&place.address) == 0)
+		address_set_port(&place.address, binding->port);
 	TAILQ_FOREACH (other, &binding->service->generation->services, link) {
-		if (!needs(other, key))
+		if (!needs(other, key, &place))
 			continue;
-		address_format_listening(text, sizeof(text), &key->place.address,
-					 key->place.transport, key->place.device);
+		address_format_listening(text, sizeof(text), &place.address, place.transport,
+					 place.device);
 		return error_set(err, EXIT_CONFIG,
 				 "the address %s (%s) is used already by service %s (%s)", text,
 				 binding->listen->text, other->conf->name, other->conf->where);

@@ -365,6 +365,19 @@ def test_a_restart_in_place_keeps_the_port(echod: Echod) -> None:
         assert say(socket.AF_INET, ("127.0.0.1", port_of(before))) == LINE
 
 
+def test_a_port_that_is_kept_is_not_shared_with_who_asks_for_it(echod: Echod) -> None:
+    """Whichever of the two comes first in the file: clients would meet either of them."""
+    echod.expect_log("restart in place refused")
+    echod.configure(line(echod, "127.0.0.1:0"))
+    echod.start()
+    [before] = addresses(echod)
+    services = [line(echod, before, name="new"), line(echod, "127.0.0.1:0")]
+    for order in (services, services[::-1]):
+        echod.configure(*order)
+        assert f"the address {before} " in echod.restart(expect=6).stderr
+    assert addresses(echod) == [before]
+
+
 @needs_ipv6
 def test_any_port_of_all_addresses_is_one_port(echod: Echod) -> None:
     echod.listen = []
