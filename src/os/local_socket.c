@@ -61,7 +61,8 @@ static int say_in_use(int fd, const char *path, struct error *err)
 enum owner { NOBODY, SOMEBODY, UNKNOWN };
 
 /* Is somebody at this socket? An error is set unless nobody is. */
-static enum owner ask(const struct sockaddr_un *address, int type, ino_t inode, struct error *err)
+static enum owner ask(const struct sockaddr_un *address, int type, const struct stat *st,
+		      struct error *err)
 {
 	const char *path = address->sun_path;
 	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -74,7 +75,7 @@ static enum owner ask(const struct sockaddr_un *address, int type, ino_t inode, 
 	}
 	answer = connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 ? errno : 0;
 	/* Between bind and listen it refuses as a stale one does: a daemon is starting. */
-	if (answer == ECONNREFUSED && !socket_list_has(path, inode)) {
+	if (answer == ECONNREFUSED && !socket_list_has(path, st->st_dev, st->st_ino)) {
 		owner = NOBODY;
 	} else if (answer == 0 || answer == ECONNREFUSED || answer == EAGAIN ||
 		   answer == EPROTOTYPE) {
@@ -121,7 +122,7 @@ static int clear_path(const struct sockaddr_un *address, int type, bool *in_use,
 			err, EXIT_FAILED,
 			"the socket %s exists and is no socket: remove it, or name another path",
 			path);
-	owner = ask(address, type, st.st_ino, err);
+	owner = ask(address, type, &st, err);
 	*in_use = owner == SOMEBODY;
 	return owner == NOBODY ? remove_stale(path, &st, err) : -1;
 }

@@ -6,10 +6,11 @@
 #include <sys/types.h>
 
 /*
- * Is a socket of this network namespace bound to this very file, listening or not? The path is
- * compared as it was bound, and the inode, because other mount namespaces may have files of that
- * name. False also where the kernel does not tell.
+ * Is a socket of this network namespace bound to this very file, listening or not? The inode must
+ * be the same, because other mount namespaces may have files of that name; and the device, or the
+ * path as it was bound: some file systems tell the device of another one below them. False also
+ * where the kernel does not tell.
  */
-bool socket_list_has(const char *path, ino_t inode);
+bool socket_list_has(const char *path, dev_t device, ino_t inode);
 
 #endif

@@ -22,16 +22,21 @@ void socket_entry_format(const struct socket_entry *entry, char *out)
 				 entry->key.place.device);
 }
 
-static const char *path_of(const struct socket_entry *entry)
+static const char *path_of(const struct address *address)
 {
-	return ((const struct sockaddr_un *)&entry->address.storage)->sun_path;
+	return ((const struct sockaddr_un *)&address->storage)->sun_path;
+}
+
+static bool has_file(const struct address *address)
+{
+	return address->storage.ss_family == AF_UNIX && path_of(address)[0] != '\0';
 }
 
 /* Somebody may have removed the file of a Unix socket, or put another in its place. */
 static bool is_reachable(const struct socket_entry *entry)
 {
 	return entry->file.inode == 0 ||
-	       local_socket_is_at(path_of(entry), entry->file.device, entry->file.inode);
+	       local_socket_is_at(path_of(&entry->address), entry->file.device, entry->file.inode);
 }
 
 struct socket_entry *sockets_find(struct socket_table *table, const struct socket_key *key,
@@ -95,6 +100,35 @@ static bool ours_in_the_way(struct socket_table *table, const struct listen_plac
 	return false;
 }
 
+/*
+ * A file of ours that its key does not find: it was asked for by another path, through a link, or
+ * as the other kind of socket. A probe would take it for a stranger's, or, before we listen, for a
+ * stale one.
+ */
+static int check_not_our_file(struct socket_table *table, const struct listen_place *place,
+			      struct error *err)
+{
+	char wanted[ADDR_TEXT_MAX], there[ADDR_TEXT_MAX];
+	struct socket_entry *entry;
+
+	if (!has_file(&place->address))
+		return 0;
+	TAILQ_FOREACH (entry, table, link) {
+		if (entry->file.inode == 0 ||
+		    !local_socket_is_at(path_of(&place->address), entry->file.device,
+					entry->file.inode))
+			continue;
+		address_format_listening(wanted, sizeof(wanted), &place->address, place->transport,
+					 "");
+		socket_entry_format(entry, there);
+		return error_set(err, EXIT_CONFIG,
+				 "%s is the same file as %s, where this daemon listens: name "
+				 "another path, or stop and start",
+				 wanted, there);
+	}
+	return 0;
+}
+
 /* Takes like->fd in any case. */
 static struct socket_entry *add(struct socket_table *table, const struct socket_entry *like,
 				struct error *err)
@@ -103,7 +137,7 @@ static struct socket_entry *add(struct socket_table *table, const struct socket_
 
 	if (entry == NULL) {
 		error_errno(err, "cannot keep a listening socket");
-		local_socket_remove(path_of(like), like->file);
+		local_socket_remove(path_of(&like->address), like->file);
 		close(like->fd);
 		return NULL;
 	}
@@ -111,12 +145,6 @@ static struct socket_entry *add(struct socket_table *table, const struct socket_
 	entry->users = 0;
 	TAILQ_INSERT_TAIL(table, entry, link);
 	return entry;
-}
-
-static bool has_file(const struct address *address)
-{
-	return address->storage.ss_family == AF_UNIX &&
-	       ((const struct sockaddr_un *)&address->storage)->sun_path[0] != '\0';
 }
 
 struct socket_entry *sockets_open(struct socket_table *table, const struct socket_key *key,
@@ -128,6 +156,9 @@ struct socket_entry *sockets_open(struct socket_table *table, const struct socke
 
 	if (address_port(&place.address) == 0)
 		address_set_port(&place.address, wish->port);
+	*failure = LISTEN_FAILED;
+	if (check_not_our_file(table, &place, err) < 0)
+		return NULL;
 	/* A port that the kernel chooses is free. */
 	if ((transport_is_local(place.transport) || address_port(&place.address) != 0) &&
 	    !ours_in_the_way(table, &place) &&
@@ -143,7 +174,7 @@ struct socket_entry *sockets_open(struct socket_table *table, const struct socke
 	}
 	like.shared = transport_is_local(place.transport);
 	if (has_file(&like.address))
-		like.file = local_socket_look(path_of(&like));
+		like.file = local_socket_look(path_of(&like.address));
 	return add(table, &like, err);
 }
 
@@ -187,7 +218,7 @@ void sockets_drop(struct socket_table *table, struct socket_entry *entry)
 	TAILQ_REMOVE(table, entry, link);
 	/* The file first: nobody comes any more, and who has come is still served. */
 	if (entry->file.inode != 0)
-		local_socket_remove(path_of(entry), entry->file);
+		local_socket_remove(path_of(&entry->address), entry->file);
 	close(entry->fd);
 	free(entry);
 }

@@ -164,6 +164,36 @@ def test_the_socket_of_somebody_else_is_left_alone(echod: Echod, path: Path, kin
         assert path.stat().st_ino == before
 
 
+def test_one_file_by_two_paths_is_a_mistake(echod: Echod, path: Path) -> None:
+    """As /run and /var/run are one: the second service must not take the first one's place."""
+    (echod.dir / "link").symlink_to(echod.dir)
+    other = echod.dir / "link" / "line"
+    echod.configure(line(echod, f"unix:{path}"), line(echod, f"unix:{other}", name="second"))
+    done = echod.start(expect=6)
+    assert f"unix:{other} is the same file as unix:{path}" in done.stderr
+    assert "left behind" not in done.stderr
+    assert not path.exists()
+
+
+def test_a_socket_that_is_starting_is_seen_by_every_path(echod: Echod, path: Path) -> None:
+    """It is bound and does not listen yet: nothing but the kernel's list tells it from a stale one."""
+    (echod.dir / "link").symlink_to(echod.dir)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        echod.configure(line(echod, f"unix:{echod.dir}/link/line"))
+        assert "a daemon listens at the socket" in echod.start(expect=1).stderr
+        assert path.is_socket()
+
+
+def test_a_restart_does_not_change_the_kind_of_a_socket(echod: Echod, by_path: Path) -> None:
+    """One file is one socket, and the one that serves stays until the new one is ready."""
+    echod.expect_log("restart in place refused")
+    echod.configure(line(echod, f"unixgram:{by_path}", protocol="echo"))
+    done = echod.restart(expect=6)
+    assert f"unixgram:{by_path} is the same file as unix:{by_path}" in done.stderr
+    assert say_unix(by_path) == LINE
+
+
 def test_what_is_no_socket_is_left_alone(echod: Echod, path: Path) -> None:
     echod.configure(line(echod, f"unix:{path}"))
     path.write_text("precious")
