@@ -177,12 +177,27 @@ static int listen_on_all(struct generation *generation, struct error *err)
 	return 0;
 }
 
-int generation_commit(struct generation *generation, struct error *err)
+/* Options and files of sockets that serve on: what was set before the failure is set back. */
+static void restore(struct generation *former)
 {
 	struct service *service;
+	struct error err = {0};
 
-	if (listen_on_all(generation, err) < 0)
+	TAILQ_FOREACH (service, &former->services, link)
+		if (service_listen(service, true, &err) < 0)
+			log_error("%s", err.text);
+}
+
+int generation_commit(struct generation *generation, struct error *err)
+{
+	struct generation *former = generation->supervisor->current;
+	struct service *service;
+
+	if (listen_on_all(generation, err) < 0) {
+		if (former != NULL)
+			restore(former);
 		return -1;
+	}
 	generation->committed = true;
 	TAILQ_FOREACH (service, &generation->services, link)
 		service_go(service);

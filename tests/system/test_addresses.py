@@ -306,6 +306,23 @@ def test_mode_and_owner_of_the_file(echod: Echod, path: Path) -> None:
     assert say_unix(path) == LINE
 
 
+@pytest.mark.needs_root
+def test_a_refused_restart_changes_no_mode(echod: Echod) -> None:
+    """Also where it fails at the last step: an ordinary user cannot give a file away."""
+    needs_key("socket_mode", "socket_user")
+    echod.expect_log("restart in place refused")
+    echod.become(pwd.getpwnam("nobody").pw_uid)
+    first, second = echod.dir / "first", echod.dir / "second"
+    echod.configure(line(echod, f"unix:{first}", name="first", socket_mode="0600"),
+                    line(echod, f"unix:{second}", name="second"))
+    echod.start()
+    echod.configure(line(echod, f"unix:{first}", name="first", socket_mode="0666"),
+                    line(echod, f"unix:{second}", name="second", socket_user="root"))
+    assert f"cannot change the owner of the socket {second}" in echod.restart(expect=4).stderr
+    assert stat.S_IMODE(first.stat().st_mode) == 0o600
+    assert say_unix(second) == LINE
+
+
 def test_an_abstract_name_that_is_taken_is_said(echod: Echod) -> None:
     name = f"{echod.dir}"
     with socket.socket(socket.AF_UNIX) as other:
