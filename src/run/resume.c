@@ -214,11 +214,12 @@ static void adopt_places(struct supervisor *supervisor, const struct handover *h
 
 	for (size_t i = 0; i < handover->service_count; i++)
 		adopt_service(supervisor->current, &handover->services[i]);
+	for (size_t i = 0; i < handover->socket_count; i++)
+		adopt_socket(supervisor, &handover->sockets[i]);
+	/* Whether there must be one depends on the sockets. */
 	supervisor->current->limits_fd = handover->limits;
 	if (tables_open(supervisor->current, &err) < 0)
 		log_error("%s", err.text);
-	for (size_t i = 0; i < handover->socket_count; i++)
-		adopt_socket(supervisor, &handover->sockets[i]);
 	for (size_t i = 0; i < handover->child_count; i++)
 		adopt_child(supervisor, &handover->children[i]);
 	TAILQ_FOREACH (service, &supervisor->current->services, link)

@@ -6,6 +6,7 @@
 #include "os/memory_file.h"
 #include "run/child.h"
 #include "run/generation.h"
+#include "run/supervisor.h"
 
 struct limits_rules limits_rules_of(const struct conf_limits *limits)
 {
@@ -21,13 +22,24 @@ struct limits_rules limits_rules_of(const struct conf_limits *limits)
 	};
 }
 
+/* What a service manager has passed takes the place of any service's `listen`. */
+static bool are_datagrams_passed(const struct generation *generation)
+{
+	const struct socket_entry *entry;
+
+	TAILQ_FOREACH (entry, &generation->supervisor->sockets, link)
+		if (entry->passed && transport_is_datagram(entry->key.place.transport))
+			return true;
+	return false;
+}
+
 /* False for a program, whose sockets are its own. */
 static bool has_datagrams(const struct service *service)
 {
 	for (size_t i = 0; i < service->conf->listen_count; i++)
 		if (transport_is_datagram(service->conf->listen[i].endpoint.transport))
 			return true;
-	return false;
+	return !service_is_program(service) && are_datagrams_passed(service->generation);
 }
 
 /* A limit of datagrams is set by default; without a socket for them it needs no table. */

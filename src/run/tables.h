@@ -14,9 +14,9 @@ struct generation;
 struct limits_rules limits_rules_of(const struct conf_limits *limits);
 
 /*
- * Number the places, which stay as many from now on, and see to it that there is a table wherever
- * the configuration needs one. One that was handed over goes on when it fits; any other is closed.
- * Returns -1 when one cannot be made; the others are there all the same.
+ * When the sockets are known: number the places, which stay as many from now on, and see to it that
+ * there is a table wherever the configuration needs one. One that was handed over goes on when it
+ * fits; any other is closed. Returns -1 when one cannot be made; the others are there all the same.
  */
 int tables_open(struct generation *generation, struct error *err);
 
