@@ -337,6 +337,14 @@ bool listen_verify(int fd, enum transport transport, const struct address *addre
 	return address_equal(&self, address);
 }
 
+/* An address that nobody knows, and that the kernel chooses when it listens. */
+static bool is_unbound(const struct listen_place *place)
+{
+	if (transport_is_local(place->transport))
+		return place->address.len <= sizeof(sa_family_t);
+	return address_port(&place->address) == 0;
+}
+
 int listen_identify(int fd, struct listen_place *place, struct error *err)
 {
 	*place = (struct listen_place){0};
@@ -349,5 +357,11 @@ int listen_identify(int fd, struct listen_place *place, struct error *err)
 	if (is_connected(fd))
 		return error_set(err, EXIT_FAILED,
 				 "the descriptor %d is a connection, not a listening socket", fd);
-	return listen_address(fd, &place->address, err);
+	if (listen_address(fd, &place->address, err) < 0)
+		return -1;
+	if (is_unbound(place))
+		return error_set(err, EXIT_FAILED,
+				 "the descriptor %d is a socket that is not bound to any address",
+				 fd);
+	return 0;
 }

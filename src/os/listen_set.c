@@ -51,8 +51,11 @@ static int option_error(const struct target *target, const char *name, struct er
 	char text[ADDR_TEXT_MAX];
 	int saved = errno;
 
-	if (listen_identify(target->fd, &place, err) < 0)
-		return error_prefix(err, "cannot set %s: ", name);
+	/* A connection that inetd has accepted is nowhere to listen. */
+	if (listen_identify(target->fd, &place, &(struct error){0}) < 0) {
+		errno = saved;
+		return error_errno(err, "cannot set %s", name);
+	}
 	address_format_listening(text, sizeof(text), &place.address, place.transport, "");
 	errno = saved;
 	return error_errno(err, "cannot set %s on %s", name, text);

@@ -672,6 +672,28 @@ def test_passed_things_that_are_no_listening_sockets_are_said(echod: Echod, mana
     manager.sockets = [socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)]
     assert "neither TCP, UDP nor Unix" in manager.start(expect=1).stderr
     assert "not as many names" in manager.start("line:line", expect=1).stderr
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        manager.close()
+        manager.sockets = [socket.socket(socket.AF_INET, kind)]
+        assert "is not bound to any address" in manager.start(expect=1).stderr
+
+
+def test_limits_of_datagrams_hold_for_passed_sockets(echod: Echod, manager: Manager) -> None:
+    """Also after restarts, and for a service that does not ask for datagrams itself."""
+    where = manager.other(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 0)).getsockname()
+    echod.configure(line(echod, "127.0.0.1:0", protocol="echo", workers=1, max_datagram_rate=1))
+    manager.start("line")
+    for _ in range(2):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(seconds(10))
+            client.connect(where)
+            refused = echod.service_status()["counters"]["datagrams_rate"]
+            for _ in range(10):
+                client.send(b"x")
+            assert client.recv(100) == b"x"
+            wait_until(lambda: echod.service_status()["counters"]["datagrams_rate"] > refused,
+                       seconds(10))
+        echod.restart()
 
 
 def test_passed_sockets_outlast_restarts_and_stops(echod: Echod, manager: Manager) -> None:
