@@ -692,11 +692,20 @@ static void resume(struct conn *conn)
 
 /* ---- A stream without end ------------------------------------------------------------------- */
 
-/* What the client sends is no part of it. Returns false when the connection was closed. */
+/*
+ * What the client sends is no part of it, but the same limits hold for it. Returns false when there
+ * is nothing more to do now, or the connection was closed.
+ */
 static bool throw_away(struct conn *conn)
 {
-	ssize_t n = recv(conn_fd(conn), conn->server->buffer, SERVER_BUFFER, 0);
+	size_t len = conn_bytes_left(conn);
+	ssize_t n;
 
+	if (len == 0) {
+		throttle(conn);
+		return false;
+	}
+	n = recv(conn_fd(conn), conn->server->buffer, len < SERVER_BUFFER ? len : SERVER_BUFFER, 0);
 	if (n < 0 && errno != EAGAIN && errno != EINTR) {
 		close_on_error(conn, errno);
 		return false;
@@ -704,6 +713,7 @@ static bool throw_away(struct conn *conn)
 	if (n > 0) {
 		conn->bytes_in += (uint64_t)n;
 		counter_add(&conn->server->counters->bytes_in, (uint64_t)n);
+		conn_charge(conn, (uint64_t)n, 0);
 	}
 	/* A client that only says that it will send no more still wants to read. */
 	conn->shut = n == 0;

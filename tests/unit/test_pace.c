@@ -572,6 +572,28 @@ static void a_stream_keeps_to_its_rate(void **state)
 	run_until(f, &f->counters.closed, 1);
 }
 
+/* What they send is thrown away, but it must be received first. */
+static void clients_of_a_stream_send_no_faster_than_the_rate(void **state)
+{
+	struct fixture *f = *state;
+	struct server_settings settings = chargen(f);
+	char *data = letters(MIB);
+	int64_t begun = clock_ms();
+	int fd;
+
+	settings.byte_rate = 10 * 1000;
+	serve(f, settings);
+	fd = client(f);
+	for (int i = 0; i < 5; i++) {
+		send(fd, data, MIB, MSG_NOSIGNAL);
+		run_for(f, 100);
+	}
+	assert_true((int64_t)(COUNT(f, bytes_in) + COUNT(f, bytes_out)) <=
+		    10 * (1001 + clock_ms() - begun));
+	close(fd);
+	free(data);
+}
+
 static void draining_ends_streams_with_a_fin(void **state)
 {
 	struct fixture *f = *state;
@@ -709,6 +731,7 @@ int main(void)
 		TEST(a_stream_that_nobody_reads_ends_by_write_timeout),
 		TEST(a_stream_that_is_read_slowly_goes_on),
 		TEST(a_stream_keeps_to_its_rate),
+		TEST(clients_of_a_stream_send_no_faster_than_the_rate),
 		TEST(draining_ends_streams_with_a_fin),
 		TEST(draining_ends_streams_that_a_limit_keeps_waiting),
 		TEST(a_stream_ends_at_the_end_of_its_life),
