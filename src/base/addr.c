@@ -123,6 +123,9 @@ static int port_by_name(const char *name, enum transport transport, struct error
 				 "the port '%s' is not a number, and no service of %s has that "
 				 "name in /etc/services",
 				 name, transport_name(transport));
+	if (name[0] == '\0')
+		return error_set(err, EXIT_CONFIG,
+				 "there is no port; write the address as host:port");
 	return error_set(err, EXIT_CONFIG, "the port '%s' is not a number", name);
 }
 
@@ -170,6 +173,21 @@ static const char *behind_scheme(const char *text, enum transport transport)
 	return text + len + 1;
 }
 
+/* What has more colons than a host with its port, and begins with a word that is not hexadecimal.
+ */
+static int check_scheme(const char *text, struct error *err)
+{
+	size_t len = strcspn(text, ":");
+
+	if (text[len] == '\0' || strchr(text + len + 1, ':') == NULL ||
+	    strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != len ||
+	    strspn(text, "abcdefABCDEF") >= len)
+		return 0;
+	return error_set(err, EXIT_CONFIG,
+			 "there is no transport '%.*s'; write tcp, udp, unix or unixgram",
+			 len < 64 ? (int)len : 64, text);
+}
+
 int endpoint_parse(const char *text, struct endpoint *endpoint, struct error *err)
 {
 	const char *port = "", *rest = NULL;
@@ -183,6 +201,8 @@ int endpoint_parse(const char *text, struct endpoint *endpoint, struct error *er
 		rest = text;
 	if (transport_is_local(endpoint->transport))
 		return parse_path(rest, endpoint, err);
+	if (rest == text && check_scheme(text, err) < 0)
+		return -1;
 	if (rest != text && strchr(rest, ':') == NULL)
 		return error_set(
 			err, EXIT_CONFIG, "%s: needs a host and a port behind it, as in %s:*:30333",
@@ -246,6 +266,7 @@ static int look_up(const struct endpoint *endpoint, struct address *addresses, i
 		   struct error *err)
 {
 	struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_flags = AI_NUMERICSERV | AI_PASSIVE};
+	const char *zone = strchr(endpoint->host, '%');
 	struct addrinfo *found = NULL;
 	char port[8];
 	int n = 0, failure;
@@ -253,6 +274,9 @@ static int look_up(const struct endpoint *endpoint, struct address *addresses, i
 	hints.ai_socktype = transport_is_datagram(endpoint->transport) ? SOCK_DGRAM : SOCK_STREAM;
 	snprintf(port, sizeof(port), "%u", endpoint->port);
 	failure = getaddrinfo(endpoint->host, port, &hints, &found);
+	if (failure == EAI_NONAME && zone != NULL && if_nametoindex(zone + 1) == 0)
+		return error_set(err, EXIT_FAILED, "the address %s: there is no interface '%s'",
+				 endpoint->host, zone + 1);
 	if (failure != 0)
 		return error_set(err, EXIT_FAILED, "cannot look up the address %s: %s",
 				 endpoint->host,

@@ -129,9 +129,13 @@ static int check_unused(const struct binding *binding, const struct socket_key *
 			continue;
 		address_format_listening(text, sizeof(text), &place.address, place.transport,
 					 place.device);
-		return error_set(err, EXIT_CONFIG,
-				 "the address %s (%s) is used already by service %s (%s)", text,
-				 binding->listen->text, other->conf->name, other->conf->where);
+		if (strcmp(text, binding->listen->text) == 0)
+			return error_set(err, EXIT_CONFIG,
+					 "the address %s is used already by service %s (%s)", text,
+					 other->conf->name, other->conf->where);
+		return error_set(
+			err, EXIT_CONFIG, "the address %s (%s) is used already by service %s (%s)",
+			binding->listen->text, text, other->conf->name, other->conf->where);
 	}
 	return 0;
 }

@@ -152,7 +152,7 @@ static void a_wrong_port_is_said(void **state)
 	assert_refused("*:65536", "not between 0 and 65535");
 	assert_refused("*:-1", "not between 0 and 65535");
 	assert_refused("*:18446744073709551617", "not a number");
-	assert_refused("*:", "not a number");
+	assert_refused("*:", "there is no port");
 	assert_refused("*: 80", "not a number");
 	assert_refused("*:80 ", "not a number");
 	assert_refused("[::1]", "no port");
@@ -185,6 +185,9 @@ static void a_wrong_host_is_said(void **state)
 	assert_refused("tcp:7", "tcp: needs a host and a port");
 	assert_refused("udp:7", "as in udp:*:30333");
 	assert_refused("::1:80", "needs brackets");
+	assert_refused("sctp:*:80", "there is no transport 'sctp'; write tcp, udp, ");
+	assert_refused("UDP:[::1]:80", "there is no transport 'UDP'");
+	assert_refused("face:1:80", "needs brackets");
 	assert_refused("[::1:80", "not closed");
 	assert_refused("[::1]80", "no port");
 }
