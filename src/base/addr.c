@@ -109,6 +109,19 @@ static int split_device(struct endpoint *endpoint, struct error *err)
 	return 0;
 }
 
+/* Bound as IPv6, it could only be reached where a socket serves both families. */
+static int check_host(const struct endpoint *endpoint, struct error *err)
+{
+	char text[INET_ADDRSTRLEN];
+	struct in6_addr in6;
+
+	if (inet_pton(AF_INET6, endpoint->host, &in6) != 1 || !IN6_IS_ADDR_V4MAPPED(&in6))
+		return 0;
+	inet_ntop(AF_INET, &in6.s6_addr[12], text, sizeof(text));
+	return error_set(err, EXIT_CONFIG, "[%s] is an IPv4 address: write it as %s",
+			 endpoint->host, text);
+}
+
 /* A name of services(5); what begins with anything else than a letter was meant as a number. */
 static int port_by_name(const char *name, enum transport transport, struct error *err)
 {
@@ -207,19 +220,10 @@ int endpoint_parse(const char *text, struct endpoint *endpoint, struct error *er
 		return error_set(
 			err, EXIT_CONFIG, "%s: needs a host and a port behind it, as in %s:*:30333",
 			transport_name(endpoint->transport), transport_name(endpoint->transport));
-	if (split(rest, endpoint, &port, err) < 0 || split_device(endpoint, err) < 0)
+	if (split(rest, endpoint, &port, err) < 0 || split_device(endpoint, err) < 0 ||
+	    check_host(endpoint, err) < 0)
 		return -1;
 	return parse_port(port, endpoint, err);
-}
-
-bool endpoint_equal(const struct endpoint *a, const struct endpoint *b)
-{
-	/* A file is one, whatever kind of socket it shall be. */
-	if (a->path[0] == '/' && b->path[0] == '/')
-		return strcmp(a->path, b->path) == 0;
-	return a->transport == b->transport && a->port == b->port &&
-	       strcmp(a->host, b->host) == 0 && strcmp(a->device, b->device) == 0 &&
-	       strcmp(a->path, b->path) == 0;
 }
 
 /* ---- Looking up ----------------------------------------------------------------------------- */
@@ -262,10 +266,11 @@ static int add_address(struct address *addresses, int n, const struct addrinfo *
 	return n + 1;
 }
 
-static int look_up(const struct endpoint *endpoint, struct address *addresses, int max,
+/* `flags` as AI_NUMERICHOST: no name, and so no resolver. */
+static int look_up(const struct endpoint *endpoint, int flags, struct address *addresses, int max,
 		   struct error *err)
 {
-	struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_flags = AI_NUMERICSERV | AI_PASSIVE};
+	struct addrinfo hints = {.ai_flags = AI_NUMERICSERV | AI_PASSIVE | flags};
 	const char *zone = strchr(endpoint->host, '%');
 	struct addrinfo *found = NULL;
 	char port[8];
@@ -290,8 +295,8 @@ static int look_up(const struct endpoint *endpoint, struct address *addresses, i
 	return n;
 }
 
-int endpoint_resolve(const struct endpoint *endpoint, struct address *addresses, int max,
-		     struct error *err)
+static int resolve(const struct endpoint *endpoint, int flags, struct address *addresses, int max,
+		   struct error *err)
 {
 	if (transport_is_local(endpoint->transport)) {
 		address_local(&addresses[0], endpoint->path);
@@ -302,7 +307,35 @@ int endpoint_resolve(const struct endpoint *endpoint, struct address *addresses,
 		address_any(&addresses[1], AF_INET6, endpoint->port);
 		return 2;
 	}
-	return look_up(endpoint, addresses, max, err);
+	return look_up(endpoint, flags, addresses, max, err);
+}
+
+int endpoint_resolve(const struct endpoint *endpoint, struct address *addresses, int max,
+		     struct error *err)
+{
+	return resolve(endpoint, 0, addresses, max, err);
+}
+
+bool endpoint_clashes(const struct endpoint *a, const struct endpoint *b)
+{
+	struct address of_a[2], of_b[2];
+	struct error err;
+	int m, n;
+
+	/* A file is one, whatever kind of socket it shall be. */
+	if (a->path[0] == '/' && b->path[0] == '/')
+		return strcmp(a->path, b->path) == 0;
+	if (a->transport != b->transport || a->port != b->port || strcmp(a->device, b->device) != 0)
+		return false;
+	if (strcmp(a->host, b->host) == 0 && strcmp(a->path, b->path) == 0)
+		return true;
+	m = resolve(a, AI_NUMERICHOST, of_a, 2, &err);
+	n = resolve(b, AI_NUMERICHOST, of_b, 2, &err);
+	for (int i = 0; i < m; i++)
+		for (int k = 0; k < n; k++)
+			if (address_equal(&of_a[i], &of_b[k]))
+				return true;
+	return false;
 }
 
 /* ---- Writing -------------------------------------------------------------------------------- */

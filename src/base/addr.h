@@ -57,8 +57,11 @@ bool transport_is_local(enum transport transport);
 /* Read an address. Returns 0, or -1 with a sentence that says what is wrong with it. */
 int endpoint_parse(const char *text, struct endpoint *endpoint, struct error *err);
 
-/* The very same place: it can be listened to once. */
-bool endpoint_equal(const struct endpoint *a, const struct endpoint *b);
+/*
+ * An address that both of them mean can be listened to only once: "*:7" and "0.0.0.0:7". Names are
+ * not looked up.
+ */
+bool endpoint_clashes(const struct endpoint *a, const struct endpoint *b);
 
 /*
  * Look up an endpoint (getaddrinfo(3)). Fills at most `max` addresses and returns their number, or

@@ -528,10 +528,30 @@ static void check_address(struct pass *pass, const struct conf_service *a,
 
 	/* Of two services, each gets a port of its own. */
 	for (size_t i = 0; i < count && (!any_port || a == b); i++)
-		if (endpoint_equal(&listen->endpoint, &b->listen[i].endpoint))
+		if (endpoint_clashes(&listen->endpoint, &b->listen[i].endpoint))
 			conf_errors_add(pass->errors, a->where,
 					"the address '%s' is already used at %s", listen->text,
 					b->where);
+}
+
+/* Files of ours are there before a service could take their place, or would be lost to it. */
+static void check_path(struct pass *pass, const struct conf_service *service,
+		       const struct conf_listen *listen)
+{
+	const struct conf *conf = pass->conf;
+	const char *path = listen->endpoint.path, *what = NULL;
+
+	if (conf->control != NULL && strcmp(path, conf->control) == 0)
+		what = "control socket";
+	else if (conf->pidfile != NULL && strcmp(path, conf->pidfile) == 0)
+		what = "pidfile";
+	else if (strncmp(conf->log.target, "file:", 5) == 0 &&
+		 strcmp(path, conf->log.target + 5) == 0)
+		what = "log";
+	if (what != NULL)
+		conf_errors_add(pass->errors, service->where,
+				"the address '%s' is the path of the %s: name another path",
+				listen->text, what);
 }
 
 /* Each service against those before it, and each address against those before it in its own. */
@@ -543,6 +563,8 @@ static void check_services(struct pass *pass)
 		const struct conf_service *a = &conf->services[i];
 
 		conf_service_check(a, pass->errors);
+		for (size_t k = 0; k < a->listen_count; k++)
+			check_path(pass, a, &a->listen[k]);
 		for (size_t j = 0; j < i; j++)
 			check_names(pass, a, &conf->services[j]);
 		for (size_t j = 0; j <= i; j++) {
@@ -629,6 +651,17 @@ static void fill_paths(struct pass *pass)
 		conf_errors_add(pass->errors, "control", "pidfile and control must differ");
 }
 
+/* The interface of a service is that of each of its addresses that names none. */
+static void fill_devices(struct conf_service *service)
+{
+	for (size_t i = 0; service->device != NULL && i < service->listen_count; i++) {
+		struct endpoint *endpoint = &service->listen[i].endpoint;
+
+		if (endpoint->device[0] == '\0' && !transport_is_local(endpoint->transport))
+			snprintf(endpoint->device, sizeof(endpoint->device), "%s", service->device);
+	}
+}
+
 struct conf *conf_parse(const struct conf_source *source, const struct conf_overrides *overrides,
 			struct conf_errors *errors)
 {
@@ -662,6 +695,8 @@ struct conf *conf_parse(const struct conf_source *source, const struct conf_over
 		}
 	}
 	fill_paths(&pass);
+	for (size_t i = 0; i < conf->service_count; i++)
+		fill_devices(&conf->services[i]);
 	check_services(&pass);
 	check_log(&pass, overrides->foreground);
 	return conf;

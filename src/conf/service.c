@@ -35,14 +35,6 @@ bool conf_is_program(const struct conf_service *service)
 
 /* ---- What one setting cannot tell alone ----------------------------------------------------- */
 
-/* "udp:7" is port 7 of a host of that name. */
-static bool is_for_datagrams(const struct conf_listen *listen)
-{
-	return (strncmp(listen->text, "udp:", 4) == 0 && strchr(listen->text + 4, ':') != NULL) ||
-	       (strncmp(listen->text, "unixgram:", 9) == 0 &&
-		(listen->text[9] == '/' || listen->text[9] == '@'));
-}
-
 /*
  * Twice as long as what came, a reply to a forged address would strike harder than its sender can
  * (RFC 2827 tells of such attacks).
@@ -52,7 +44,7 @@ static void check_transform(const struct conf_service *service, struct conf_erro
 	if (strcmp(service->transform, "hex") != 0 || strcmp(service->protocol, "line") != 0)
 		return;
 	for (size_t i = 0; i < service->listen_count; i++)
-		if (is_for_datagrams(&service->listen[i]))
+		if (transport_is_datagram(service->listen[i].endpoint.transport))
 			conf_errors_add(
 				errors, service->where,
 				"transform \"hex\" makes replies longer than requests, which is "

@@ -1,4 +1,5 @@
 /* Where a service listens: finding and binding its sockets, and listening on them. */
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
@@ -40,10 +41,14 @@ static bool asks_for_any_port(const struct conf_listen *listen)
 
 /* ---- What is asked for ---------------------------------------------------------------------- */
 
-static bool is_both_families(const struct conf_service *conf, const struct conf_listen *listen)
+/* Of "[::]:7", however it is written; "*" is a socket of its own for each family. */
+static bool is_both_families(const struct conf_service *conf, const struct conf_listen *listen,
+			     const struct address *address)
 {
-	/* "*" is a socket of its own for each family. */
-	return !conf->v6only && strcmp(listen->endpoint.host, "::") == 0;
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&address->storage;
+
+	return !conf->v6only && in6->sin6_family == AF_INET6 &&
+	       IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr) && strcmp(listen->endpoint.host, "*") != 0;
 }
 
 static void make_key(const struct service *service, const struct conf_listen *listen,
@@ -51,20 +56,17 @@ static void make_key(const struct service *service, const struct conf_listen *li
 {
 	const struct conf_service *conf = service->conf;
 	const struct endpoint *endpoint = &listen->endpoint;
-	const char *device = endpoint->device;
 
-	if (device[0] == '\0' && conf->device != NULL && !transport_is_local(endpoint->transport))
-		device = conf->device;
 	*key = (struct socket_key){
 		.place =
 			{
 				.transport = endpoint->transport,
 				.address = *address,
-				.both_families = is_both_families(conf, listen),
+				.both_families = is_both_families(conf, listen, address),
 				.mptcp = conf->mptcp && endpoint->transport == TRANSPORT_TCP,
 			},
 	};
-	memcpy(key->place.device, device, strnlen(device, sizeof(key->place.device) - 1));
+	memcpy(key->place.device, endpoint->device, sizeof(key->place.device));
 	if (asks_for_any_port(listen))
 		memcpy(key->service, conf->name, strnlen(conf->name, sizeof(key->service) - 1));
 }

@@ -524,9 +524,12 @@ def test_addresses_that_only_look_alike(echod: Echod) -> None:
 @needs_ipv6
 def test_one_socket_for_both_families(echod: Echod) -> None:
     needs_key("v6only")
-    echod.configure(line(echod, f"[::]:{echod.port}", v6only=False))
+    echod.configure(line(echod, f"[0::0]:{echod.port}", v6only=False))
     echod.start()
     assert addresses(echod) == [f"[::]:{echod.port}"]
+    assert say(socket.AF_INET, ("127.0.0.1", echod.port)) == LINE
+    echod.configure(line(echod, f"[::]:{echod.port}", v6only=False))
+    echod.restart()
     assert say(socket.AF_INET, ("127.0.0.1", echod.port)) == LINE
     assert say(socket.AF_INET6, ("::1", echod.port)) == LINE
     echod.configure(line(echod, f"[::]:{echod.port}", v6only=True))

@@ -190,6 +190,7 @@ static void a_wrong_host_is_said(void **state)
 	assert_refused("face:1:80", "needs brackets");
 	assert_refused("[::1:80", "not closed");
 	assert_refused("[::1]80", "no port");
+	assert_refused("[::ffff:192.0.2.1]:80", "is an IPv4 address: write it as 192.0.2.1");
 }
 
 static void a_host_of_255_bytes_fits_and_a_longer_one_is_refused(void **state)
@@ -410,10 +411,10 @@ static bool same_place(const char *a, const char *b)
 
 	assert_int_equal(endpoint_parse(a, &one, &err), 0);
 	assert_int_equal(endpoint_parse(b, &other, &err), 0);
-	return endpoint_equal(&one, &other);
+	return endpoint_clashes(&one, &other);
 }
 
-static void endpoints_are_equal_when_they_are_the_same_place(void **state)
+static void endpoints_clash_when_both_mean_one_address(void **state)
 {
 	(void)state;
 	assert_true(same_place("*:7", "tcp:*:7"));
@@ -422,6 +423,14 @@ static void endpoints_are_equal_when_they_are_the_same_place(void **state)
 	assert_true(same_place("unix:/x", "unixgram:/x"));
 	assert_false(same_place("unix:@x", "unixgram:@x"));
 	assert_false(same_place("unix:/x", "unix:/y"));
+	assert_true(same_place("*:7", "0.0.0.0:7"));
+	assert_true(same_place("[::]:7", "*:7"));
+	assert_false(same_place("*:7", "127.0.0.1:7"));
+	assert_true(same_place("127.1:7", "127.0.0.1:7"));
+	assert_true(same_place("[::1]:7", "[0:0::1]:7"));
+	assert_false(same_place("[::1]:7", "[0:0::1]:8"));
+	assert_true(same_place("a.name.invalid:7", "a.name.invalid:7"));
+	assert_false(same_place("a.name.invalid:7", "127.0.0.1:7"));
 }
 
 int main(void)
@@ -449,7 +458,7 @@ int main(void)
 		cmocka_unit_test(addresses_are_equal_in_family_address_port_and_interface),
 		cmocka_unit_test(sockets_compete_on_one_port_when_one_address_is_all),
 		cmocka_unit_test(unix_addresses_compete_when_they_are_the_same),
-		cmocka_unit_test(endpoints_are_equal_when_they_are_the_same_place),
+		cmocka_unit_test(endpoints_clash_when_both_mean_one_address),
 	};
 
 	support_limit_time(60);

@@ -440,6 +440,37 @@ static void an_address_given_twice_is_said_with_both_lines(void **state)
 	assert_contains(f->errors.lines[0], first);
 }
 
+static void an_address_that_is_written_in_two_ways_is_one(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_wrong(f, "services = (\n{ name = \"a\"; listen = [ \"*:7\", \"0.0.0.0:7\" ]; } );\n",
+		     2, "the address '0.0.0.0:7' is already used");
+	assert_wrong(f,
+		     "services = (\n{ name = \"a\"; device = \"lo\";"
+		     " listen = [ \"*:7\", \"*%lo:7\" ]; } );\n",
+		     2, "the address '*%lo:7' is already used");
+}
+
+static void the_files_of_the_daemon_are_no_addresses_of_a_service(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_wrong(f,
+		     "control = \"/run/c\"; services = (\n{ name = \"a\"; listen = [ "
+		     "\"unix:/run/c\" ]; } );\n",
+		     2, "the address 'unix:/run/c' is the path of the control socket");
+	assert_wrong(f,
+		     "pidfile = \"/run/p\"; services = (\n{ name = \"a\"; listen = [ "
+		     "\"unix:/run/p\" ]; } );\n",
+		     2, "the address 'unix:/run/p' is the path of the pidfile");
+	assert_wrong(
+		f,
+		"log = { target = \"file:/run/l\"; }; services = (\n{ name = \"a\"; listen = [ "
+		"\"unix:/run/l\" ]; } );\n",
+		2, "the address 'unix:/run/l' is the path of the log");
+}
+
 static void an_address_given_twice_in_one_service_is_said(void **state)
 {
 	struct fixture *f = *state;
@@ -1007,6 +1038,8 @@ int main(void)
 		TEST(a_name_given_twice_is_said_with_both_lines),
 		TEST(an_address_given_twice_is_said_with_both_lines),
 		TEST(an_address_given_twice_in_one_service_is_said),
+		TEST(an_address_that_is_written_in_two_ways_is_one),
+		TEST(the_files_of_the_daemon_are_no_addresses_of_a_service),
 		TEST(a_service_needs_a_name_and_an_address),
 		TEST(a_user_or_group_that_is_not_there_is_said),
 		TEST(a_program_needs_a_command_and_no_address),
