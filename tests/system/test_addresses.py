@@ -733,6 +733,62 @@ def test_passed_sockets_in_the_foreground(echod: Echod, manager: Manager) -> Non
     assert b"LISTEN_" not in Path(f"/proc/{echod.pid}/environ").read_bytes()
 
 
+# ---- Every kind at once -------------------------------------------------------------------------
+
+@pytest.mark.parametrize("address", ["udp:127.0.0.1:{port}", "unix:{dir}/x", "unixgram:{dir}/x",
+                                     "unix:@{dir}"])
+def test_the_watchdog_knows_a_hung_worker_from_an_idle_one(echod: Echod, address: str) -> None:
+    """On sockets of which nobody can tell who waits there, too."""
+    echod.expect_log("SIGABRT")
+    echod.configure(line(echod, address.format(port=echod.port, dir=echod.dir), protocol="echo"),
+                    watchdog=2)
+    echod.start()
+    hung, idle = echod.row("line/0")["pid"], echod.row("line/1")["pid"]
+    os.kill(hung, signal.SIGSTOP)
+    echod.await_state("line/0", but=hung)
+    assert echod.row("line/1")["pid"] == idle
+    assert len(re.findall("gives no sign of life", echod.log_text())) == 1
+
+
+def test_restarts_leave_no_descriptor_open(echod: Echod, manager: Manager) -> None:
+    """Of every kind of socket, in supervisor and workers; refused restarts, stops and starts."""
+    echod.expect_log("restart in place refused")
+    manager.other(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 0))
+    services = [
+        line(echod, f"127.0.0.1:{echod.port}", "127.0.0.1:0", f"unix:{echod.dir}/stream",
+             name="streams", max_connections=100),
+        line(echod, f"udp:127.0.0.1:{echod.port}", f"unixgram:{echod.dir}/datagram",
+             name="datagrams", protocol="echo", max_connections=10),
+        line(echod, "127.0.0.1:0", name="passed", protocol="echo")]
+
+    def descriptors() -> list[list[str]]:
+        """What each process has open."""
+        return [sorted(re.sub(r"\d+", "N", target) for target in process.fds.values())
+                for process in (echod.supervisor, *echod.workers())]
+
+    def refused_restart() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            echod.configure(*services, line(echod, f"unix:{echod.dir}/other",
+                                            f"127.0.0.1:{taken.getsockname()[1]}", name="other"))
+            echod.restart(expect=1)
+        echod.configure(*services)
+
+    echod.configure(*services)
+    manager.start("passed")
+    echod.restart()
+    before = descriptors()
+    assert len(before) == 7
+    for number in range(20):
+        if number % 5 == 1:
+            refused_restart()
+        elif number % 5 == 3:
+            for name in ("streams", "datagrams", "passed"):
+                echod.tell("stop", name)
+                echod.start_service(name)
+        echod.restart()
+    assert descriptors() == before
+
+
 # ---- inetd --------------------------------------------------------------------------------------
 
 def inetd(echod: Echod, client: socket.socket, *args: str,
