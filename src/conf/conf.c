@@ -41,14 +41,27 @@ static void wrong(const struct pass *pass, const config_setting_t *setting, cons
 	conf_errors_add(pass->errors, where, "%s", text);
 }
 
+/* Of a setting that stands in the wrong place, where it belongs; "" for one that is nowhere. */
+static const char *where_it_belongs(const char *name)
+{
+	if (conf_key_find(KEY_LOG, name) != NULL)
+		return ": it is for the log, inside of log = { ... }";
+	if (conf_key_find(KEY_GLOBAL, name) != NULL)
+		return ": it is for the daemon, outside of log and services";
+	if (conf_key_find(KEY_SERVICE, name) != NULL)
+		return ": it is for a service, inside of services = ( { ... } )";
+	return "";
+}
+
 static void unknown(const struct pass *pass, const config_setting_t *setting,
 		    enum key_section section)
 {
 	const char *name = config_setting_name(setting);
-	const char *nearest = conf_key_nearest(section, name);
+	const char *belongs = where_it_belongs(name);
+	const char *nearest = belongs[0] == '\0' ? conf_key_nearest(section, name) : NULL;
 	char text[512];
 
-	if (section == KEY_GLOBAL && nearest == NULL) {
+	if (section == KEY_GLOBAL && nearest == NULL && belongs[0] == '\0') {
 		unsigned best = TEXT_FAR;
 
 		for (int i = KEY_LOG; i < KEY_SECTIONS; i++)
@@ -59,8 +72,8 @@ static void unknown(const struct pass *pass, const config_setting_t *setting,
 		snprintf(text, sizeof(text), "there is no setting '%.64s'%s; did you mean '%s'?",
 			 name, section == KEY_GLOBAL ? "" : " here", nearest);
 	else
-		snprintf(text, sizeof(text), "there is no setting '%.64s'%s", name,
-			 section == KEY_GLOBAL ? "" : " here");
+		snprintf(text, sizeof(text), "there is no setting '%.64s'%s%s", name,
+			 section == KEY_GLOBAL && belongs[0] == '\0' ? "" : " here", belongs);
 	wrong(pass, setting, text);
 }
 
@@ -349,6 +362,19 @@ static void read_root(struct pass *pass, const config_setting_t *root)
 	}
 }
 
+/* libconfig says what it met, not what to do. */
+static const char *what_to_do(const char *text)
+{
+	if (strcmp(text, "syntax error") == 0)
+		return ": look here and before for a quote, bracket, comma or semicolon that is "
+		       "missing or too many";
+	if (strcmp(text, "mismatched element type in array") == 0)
+		return ": write ( ) in place of [ ] for numbers and strings in one list";
+	if (strcmp(text, "duplicate setting name") == 0)
+		return ": this setting stands here twice";
+	return "";
+}
+
 static void read_text(struct pass *pass)
 {
 	config_t tree;
@@ -361,7 +387,8 @@ static void read_text(struct pass *pass)
 
 		conf_source_where(pass->source, (unsigned)config_error_line(&tree), where,
 				  sizeof(where));
-		conf_errors_add(pass->errors, where, "%s", config_error_text(&tree));
+		conf_errors_add(pass->errors, where, "%s%s", config_error_text(&tree),
+				what_to_do(config_error_text(&tree)));
 		pass->errors->not_understood = true;
 	}
 	config_destroy(&tree);
@@ -414,10 +441,19 @@ static const struct conf_key *override_key(enum key_section section, const char 
 					   struct error *err)
 {
 	const struct conf_key *key = conf_key_find(section, name);
-	const char *nearest;
+	const char *nearest, *belongs = NULL;
 
 	if (key != NULL)
 		return key;
+	if (section == KEY_GLOBAL && conf_key_find(KEY_LOG, name) != NULL)
+		belongs = "log.";
+	if (section != KEY_SERVICE && conf_key_find(KEY_SERVICE, name) != NULL)
+		belongs = "services.NAME.";
+	if (belongs != NULL) {
+		error_set(err, EXIT_CONFIG, "there is no setting '%s'; write %s%s", name, belongs,
+			  name);
+		return NULL;
+	}
 	nearest = conf_key_nearest(section, name);
 	error_set(err, EXIT_CONFIG, "there is no setting '%s'%s%s%s", name,
 		  nearest ? "; did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "");
@@ -452,19 +488,6 @@ static void apply_override(struct pass *pass, const struct conf_override *overri
 		pass->conf->nice_set = true;
 }
 
-static bool begins_with_scheme(const char *text)
-{
-	size_t len = strcspn(text, ":");
-
-	for (int i = 0; i < TRANSPORTS; i++) {
-		const char *name = transport_name((enum transport)i);
-
-		if (strlen(name) == len && strncmp(text, name, len) == 0)
-			return true;
-	}
-	return false;
-}
-
 /* "127.0.0.1", "::1" or "host:port"; `port` for those without one. */
 static int listen_option(struct conf_service *service, const char *text, int port,
 			 struct error *err)
@@ -472,8 +495,9 @@ static int listen_option(struct conf_service *service, const char *text, int por
 	char whole[ADDR_HOST_MAX + 16];
 	size_t len = strlen(text);
 	const char *colon = strchr(text, ':');
-	bool bare_v6 = colon != NULL && strchr(colon + 1, ':') != NULL && text[0] != '[' &&
-		       !begins_with_scheme(text);
+	size_t digits = strspn(text, "0123456789abcdefABCDEF:.");
+	bool bare_v6 = colon != NULL && strchr(colon + 1, ':') != NULL &&
+		       (text[digits] == '\0' || text[digits] == '%');
 
 	if (len >= ADDR_HOST_MAX)
 		return error_set(err, EXIT_CONFIG, "the address '%s' is too long", text);

@@ -295,8 +295,13 @@ static void a_key_in_the_wrong_place_is_unknown_there(void **state)
 {
 	struct fixture *f = *state;
 
-	assert_wrong(f, "max_lines = 1;\n", 1, "there is no setting 'max_lines'");
-	assert_wrong(f, "log = { nice = 1; };\n", 1, "there is no setting 'nice' here");
+	assert_wrong(f, "max_lines = 1;\n", 1,
+		     "there is no setting 'max_lines' here: it is for a service, inside of ");
+	assert_wrong(f, "level = \"info\";\n", 1,
+		     "there is no setting 'level' here: it is for the log, inside of log ");
+	assert_wrong(f, "log = { nice = 1; };\n", 1,
+		     "there is no setting 'nice' here: it is for the daemon, outside of log and ");
+	assert_wrong(f, "log = { colour = 1; };\n", 1, "there is no setting 'colour' here");
 }
 
 static void a_value_of_the_wrong_type_is_said(void **state)
@@ -908,6 +913,9 @@ static void a_wrong_setting_of_the_command_line_is_said(void **state)
 		{"drain_timeout", "soon", "'soon' is not a time"},
 		{"drain_timeout", "2d", "not 2d"},
 		{"log.nice", "1", "there is no setting 'nice'"},
+		{"level", "info", "there is no setting 'level'; write log.level"},
+		{"max_lines", "1",
+		 "there is no setting 'max_lines'; write services.NAME.max_lines"},
 		{"log.", "1", "there is no setting ''"},
 		{"", "1", "there is no setting ''"},
 		{"services.echo.workers", "1", "there is no service 'echo'"},
@@ -973,7 +981,7 @@ static void a_wrong_p_or_l_is_said(void **state)
 	parse_listen(f, NULL, "", 7);
 	assert_one_error(f, "command line: ", "there is no host");
 	parse_listen(f, NULL, "host:", 7);
-	assert_one_error(f, "command line: ", "is not a number");
+	assert_one_error(f, "command line: ", "there is no port");
 	parse_listen(f, NULL, too_long, 7);
 	assert_one_error(f, "command line: ", "too long");
 }
