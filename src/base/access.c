@@ -63,10 +63,11 @@ static int parse_who(const char *who, struct access_rule *rule, struct error *er
 		rule->who = ACCESS_GID;
 		return parse_id(who + 4, true, &rule->gid, err);
 	} else if (strpbrk(who, ".:/") == NULL) {
-		return error_set(err, EXIT_CONFIG,
-				 "'%s' is nobody; write a network, an address, *, unix, uid:NAME "
-				 "or gid:NAME",
-				 who);
+		return error_set(
+			err, EXIT_CONFIG,
+			"'%s' is not known; write a network, an address, *, unix, uid:NAME "
+			"or gid:NAME",
+			who);
 	} else {
 		return network_parse(who, &rule->network, err);
 	}

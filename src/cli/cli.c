@@ -115,7 +115,7 @@ int target_find(const struct options *options, struct target *target)
 		return EXIT_DONE;
 	if (target->holder.foreign)
 		error_set(&err, EXIT_NOT_RUNNING,
-			  "not running (the file %s holds something else than a pid)",
+			  "not running (the file %s holds something other than a pid)",
 			  target->conf->pidfile);
 	else if (target->holder.file_exists)
 		error_set(&err, EXIT_NOT_RUNNING,

@@ -222,7 +222,7 @@ static int run(const struct options *options)
 		code = say_running(options, &target);
 	} else if (target.holder.foreign) {
 		snprintf(text, sizeof(text),
-			 "it is not known whether echod runs: %s holds something else than a pid",
+			 "it is not known whether echod runs: %s holds something other than a pid",
 			 target.conf->pidfile);
 		code = say_absent(options, STATUS_UNKNOWN, text);
 	} else if (target.holder.file_exists) {

@@ -261,6 +261,8 @@ static void unsent(struct datagram *datagram, const struct msghdr *message, int 
 	request.peer = message->msg_name;
 	request.has_proxy = false;
 	request.why = strerror(error);
+	if (error == EACCES && is_unix)
+		request.why = "the client does not let the service's user write to its socket";
 	/* EACCES: a broadcast address that only the routes know as one (ip(7)). */
 	not_answered(datagram, error == EACCES && !is_unix ? NOT_FOR_US : UNSENT, &request);
 }

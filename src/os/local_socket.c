@@ -55,7 +55,8 @@ static int say_in_use(int fd, const char *path, struct error *err)
 			"a daemon (pid %d) answers at the socket %s: stop it, or name another path",
 			(int)peer.pid, path);
 	return error_set(err, EXIT_FAILED,
-			 "a daemon listens at the socket %s: stop it, or name another path", path);
+			 "another process listens at the socket %s: end it, or name another path",
+			 path);
 }
 
 enum owner { NOBODY, SOMEBODY, UNKNOWN };
@@ -100,7 +101,8 @@ static int remove_stale(const char *path, const struct stat *asked, struct error
 		return say_in_use(-1, path, err);
 	if (unlink(path) < 0)
 		return error_errno(err, "cannot remove the stale socket %s", path);
-	log_notice("the socket %s was left behind by a daemon that no longer runs: replaced", path);
+	log_notice("the socket %s was left behind by a process that no longer runs: replaced",
+		   path);
 	return 0;
 }
 
@@ -118,10 +120,9 @@ static int clear_path(const struct sockaddr_un *address, int type, bool *in_use,
 	if (lstat(path, &st) < 0)
 		return errno == ENOENT ? 0 : error_errno(err, "cannot look at the socket %s", path);
 	if (!S_ISSOCK(st.st_mode))
-		return error_set(
-			err, EXIT_FAILED,
-			"the socket %s exists and is no socket: remove it, or name another path",
-			path);
+		return error_set(err, EXIT_FAILED,
+				 "%s exists and is no socket: name another path, or remove it",
+				 path);
 	owner = ask(address, type, &st, err);
 	*in_use = owner == SOMEBODY;
 	return owner == NOBODY ? remove_stale(path, &st, err) : -1;

@@ -126,7 +126,7 @@ static int read_old(int fd, const char *path, char old[32], struct error *err)
 	if (digits == 0 || old[digits] != '\0')
 		return error_set(
 			err, EXIT_FAILED,
-			"the pidfile %s holds something else than a pid: name another file, or "
+			"the pidfile %s holds something other than a pid: name another file, or "
 			"remove it",
 			path);
 	return 0;

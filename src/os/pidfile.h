@@ -52,7 +52,7 @@ struct pidfile_holder {
 	pid_t pid; /* 0: nobody holds the lock */
 	int pidfd; /* pidfd_open(2) of that very process; -1: none. The caller closes it. */
 	bool file_exists;
-	bool foreign; /* nobody holds it, and it holds something else than a pid */
+	bool foreign; /* nobody holds it, and it holds something other than a pid */
 };
 
 /*

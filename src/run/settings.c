@@ -10,7 +10,7 @@ void settings_check(const struct conf *conf, struct conf_errors *errors)
 
 		if (service->greeting != NULL &&
 		    greeting_write(service->greeting, NULL, NULL, &err) < 0)
-			conf_errors_add(errors, service->where, "%s", err.text);
+			conf_errors_add(errors, service->where, "greeting: %s", err.text);
 	}
 }
 

@@ -129,7 +129,7 @@ static int field(const char **text, const struct proto_facts *facts, struct prot
 	}
 	if (len == 0)
 		return error_set(err, EXIT_CONFIG,
-				 "there is a %% before no field; write %%%% for a percent sign");
+				 "no field stands behind a %%; write %%%% for a percent sign");
 	return error_set(err, EXIT_CONFIG,
 			 "there is no field %%%.*s; there are %%host, %%peer, %%local, %%port, "
 			 "%%service, %%worker, %%time and %%pid, and %%%% for a percent sign",
@@ -144,8 +144,8 @@ static int escape(const char **text, bool write, struct proto_out *out, struct e
 
 	if (letter == NULL)
 		return error_set(err, EXIT_CONFIG,
-				 "a backslash stands before none of r, n, t and \\; write \\\\ for "
-				 "a backslash, and each twice in a file");
+				 "a backslash must stand before r, n, t or \\; write \\\\ for a "
+				 "backslash (in a file \\\\\\\\)");
 	++*text;
 	if (write)
 		out->write(out, &meant[letter - letters], 1);

@@ -299,7 +299,7 @@ def test_options_go_over_the_file(echod: Echod) -> None:
     ("services.line.max_lines=x", "whole number"), ("log.level=loud", "loud"),
     ("a.b.c.d=1", "a.b.c.d"),
     ("drain_timeout=", "time"), ("nice=99", "between"), ("access=dney *", "did you mean 'deny'"),
-    ("services.line.access=allow 10.0.0.0/8,deny all", "'all' is nobody"),
+    ("services.line.access=allow 10.0.0.0/8,deny all", "'all' is not known"),
     ("services.line.proxy_from=10", "proxy_from"), ("max_load=1.234", "max_load"),
 ])
 def test_wrong_settings_on_the_command_line(echod: Echod, setting: str, words: str) -> None:

@@ -145,8 +145,8 @@ static void what_is_no_rule_is_said(void **state)
 		       "the network '10.0.0.1/8' has bits behind its prefix; write 10.0.0.0/8");
 	assert_refused("allow 10.0.0.0/33", "is not a number of bits between 0 and 32");
 	assert_refused("allow [::1]", "'[::1]' is not a network");
-	assert_refused("allow all", "'all' is nobody; write a network, an address, *, unix, ");
-	assert_refused("allow UNIX", "'UNIX' is nobody");
+	assert_refused("allow all", "'all' is not known; write a network, an address, *, unix, ");
+	assert_refused("allow UNIX", "'UNIX' is not known");
 	assert_refused("allow user:root", "'user:root' is not a network");
 }
 

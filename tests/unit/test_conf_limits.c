@@ -308,7 +308,7 @@ static void the_last_rule_is_not_where_the_list_ends(void **state)
 		assert_string_equal(list->rules[list->count - 1].where, where);
 	}
 	parse_service(f, "access = [\n\"allow 10.0.0.0/8\",\n\"deny all\"\n\n];");
-	assert_wrong(f, "access", 4, "'all' is nobody");
+	assert_wrong(f, "access", 4, "'all' is not known");
 }
 
 static void access_of_the_command_line_takes_the_place_of_the_file_s(void **state)
@@ -346,9 +346,8 @@ static void each_wrong_access_rule_is_said_in_its_line(void **state)
 	snprintf(front, sizeof(front), "%s:3: access: ", f->path);
 	assert_contains(f->errors.lines[0], front);
 	assert_contains(f->errors.lines[0], "has bits behind its prefix; write 10.0.0.0/8");
-	assert_contains(f->errors.lines[1],
-			":5: access must be a list of strings, as in [ \"allow");
-	assert_contains(f->errors.lines[2], ":6: access: the rule 'allow all': 'all' is nobody");
+	assert_contains(f->errors.lines[1], ":5: access must be a list of strings, as in [ \"allow");
+	assert_contains(f->errors.lines[2], ":6: access: the rule 'allow all': 'all' is not known");
 	parse_service(f, "access = true;");
 	assert_wrong(f, "access", 2, "access must be a list of strings");
 	parse_service(f, "access = { };");

@@ -1024,7 +1024,7 @@ static void a_socket_of_somebody_is_left_alone(void **state)
 
 		/* Bound is enough: before it listens, it refuses as a stale one does. */
 		assert_int_equal(probe_place(&place, &err), -1);
-		assert_contains(err.text, "a daemon listens at the socket ");
+		assert_contains(err.text, "another process listens at the socket ");
 		assert_int_equal(listen_start(fd, &plain, &err), 0);
 		assert_int_equal(probe_place(&place, &err), -1);
 		assert_int_equal(probe_place(&other, &err), -1);

@@ -615,7 +615,7 @@ static void a_file_that_holds_no_pid_is_not_overwritten(void **state)
 
 	support_write_file(f->path, "127.0.0.1 localhost\n");
 	assert_int_equal(pidfile_lock(&pidfile, f->path, &err), -1);
-	assert_contains(err.text, "something else than a pid");
+	assert_contains(err.text, "something other than a pid");
 	file = fopen(f->path, "r");
 	assert_non_null(file);
 	len = fread(text, 1, sizeof(text), file);
