@@ -3,6 +3,7 @@
  * is whom it names, and everything else, access and limits too, is about that one.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,8 +13,6 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "net/server_private.h"
-
-#define GROUPS_MAX 64
 
 /* ---- Who it is ------------------------------------------------------------------------------ */
 
@@ -51,11 +50,16 @@ void conn_format(char *out, size_t cap, const struct conn *conn)
 	snprintf(out, cap, "%s (by %s)", client, peer);
 }
 
-/* `groups` has room for GROUPS_MAX. */
-static struct access_client access_client_of(const struct conn *conn, gid_t *groups)
+/* Its groups are those of the last one that was asked about. */
+static struct access_client access_client_of(const struct conn *conn)
 {
+	/*
+	 * All that a process can have: whoever has many must not escape a rule. Memory that the
+	 * kernel never fills is never used.
+	 */
+	static gid_t groups[NGROUPS_MAX];
 	struct access_client client = {.address = conn_client(conn)};
-	socklen_t len = GROUPS_MAX * sizeof(*groups);
+	socklen_t len = sizeof(groups);
 
 	/* Whom a PROXY header names by a Unix address is not the proxy's own user. */
 	if (client.address != &conn->peer.any || client.address->sa_family != AF_UNIX)
@@ -63,7 +67,6 @@ static struct access_client access_client_of(const struct conn *conn, gid_t *gro
 	client.has_ids = true;
 	client.uid = conn->peer.local.uid;
 	client.gid = conn->peer.local.gid;
-	/* One with more groups than that is known by its user and its first group only. */
 	if (getsockopt(conn_fd(conn), SOL_SOCKET, SO_PEERGROUPS, groups, &len) == 0) {
 		client.groups = groups;
 		client.group_count = len / sizeof(*groups);
@@ -205,8 +208,7 @@ bool conn_admit(struct conn *conn)
 {
 	struct server *server = conn->server;
 	struct refusal refusal;
-	gid_t groups[GROUPS_MAX];
-	struct access_client client = access_client_of(conn, groups);
+	struct access_client client = access_client_of(conn);
 	int64_t now = clock_coarse_ms(); /* a PROXY header may have taken a while */
 
 	if (!gate_admits(&server->gate, &server->settings, server->counters, &client, now,

@@ -307,6 +307,22 @@ def test_mode_and_owner_of_the_file(echod: Echod, path: Path) -> None:
 
 
 @pytest.mark.needs_root
+def test_who_has_many_groups_escapes_no_rule(echod: Echod, path: Path) -> None:
+    """All of them are looked at."""
+    echod.configure(line(echod, f"unix:{path}", access=["deny gid:5299", "allow *"]))
+    echod.start()
+    client = ("import os, socket, sys\n"
+              "os.setgroups(range(5000, int(sys.argv[2])))\n"
+              "s = socket.socket(socket.AF_UNIX)\n"
+              "s.connect(sys.argv[1])\n"
+              "s.sendall(b'a line\\n')\n"
+              "print(s.recv(100))\n")
+    for end, served in ((5299, True), (5300, False)):
+        done = echod.run_command([sys.executable, "-c", client, str(path), str(end)])
+        assert (done.stdout == f"{LINE!r}\n") == served
+
+
+@pytest.mark.needs_root
 def test_a_refused_restart_changes_no_mode(echod: Echod) -> None:
     """Also where it fails at the last step: an ordinary user cannot give a file away."""
     needs_key("socket_mode", "socket_user")
