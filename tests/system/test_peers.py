@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import calendar
 import contextlib
-import ctypes
-import fcntl
 import glob
 import os
 import random
@@ -37,6 +35,7 @@ import pytest
 
 from clients import fill, say, small_client
 from echod import PATH, Echod, read_exactly, read_to_end, seconds
+from networks import enter_private_network
 from procfs import Process, wait_until
 
 PORTS = {"echo": 7, "discard": 9, "daytime": 13, "chargen": 19, "time": 37}
@@ -48,16 +47,6 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.slow, pytest.mark.timeout(300)
 
 
 # ---- The servers --------------------------------------------------------------------------------
-
-def enter_private_network() -> None:
-    """This thread, and what it starts from now on, has a network with a loopback of its own."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(0x40000000) < 0:  # CLONE_NEWNET
-        raise OSError(ctypes.get_errno(), f"unshare: {os.strerror(ctypes.get_errno())}")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        up = struct.pack("16sH14x", b"lo", 1)  # netdevice(7): IFF_UP
-        fcntl.ioctl(any_socket, 0x8914, up)    # SIOCSIFFLAGS
-
 
 def has_ipv6() -> bool:
     return os.path.exists("/proc/net/if_inet6")
