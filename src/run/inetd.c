@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -62,6 +61,18 @@ int inetd_fail(const struct error *err)
 
 /* ---- Becoming it ---------------------------------------------------------------------------- */
 
+/* Of others, nobody could be served. One that is no socket has no family. */
+static bool is_usable(int fd)
+{
+	int family = -1, type = -1;
+	socklen_t len = sizeof(int);
+
+	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &len);
+	getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len);
+	return (family == AF_INET || family == AF_INET6 || family == AF_UNIX) &&
+	       (type == SOCK_STREAM || type == SOCK_DGRAM);
+}
+
 /*
  * The client's descriptor moves away from 0, so that nothing that a library prints reaches the
  * client, and no copy of it outlives the connection.
@@ -70,15 +81,15 @@ static int take_descriptor(struct error *err)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	int fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-	struct stat st;
 
-	if (null < 0 || fd < 0 || fstat(fd, &st) < 0 || fds_redirect_standard(null) < 0)
+	if (null < 0 || fd < 0 || fds_redirect_standard(null) < 0)
 		return error_errno(err, "cannot take over descriptor 0");
 	fds_close_except(&(int){fd}, 1);
-	if (!S_ISSOCK(st.st_mode))
-		return error_set(err, EXIT_FAILED,
-				 "descriptor 0 is no socket: --inetd is for inetd and the like to "
-				 "start");
+	if (!is_usable(fd))
+		return error_set(
+			err, EXIT_FAILED,
+			"descriptor 0 is no socket of connections or datagrams: --inetd is "
+			"for inetd and the like to start");
 	if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
 		return error_errno(err, "cannot make descriptor 0 non-blocking");
 	return fd;

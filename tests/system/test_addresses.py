@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -883,6 +884,46 @@ def test_inetd_says_what_is_wrong_to_the_log_only(echod: Echod, option: str, arg
         assert process.wait(seconds(10)) == code
         assert read_to_end(client) == b""
     assert said in echod.log_text()
+
+
+@pytest.mark.parametrize("family, kind", [(socket.AF_UNIX, socket.SOCK_SEQPACKET),
+                                          (socket.AF_NETLINK, socket.SOCK_RAW)])
+def test_inetd_serves_no_other_sockets(echod: Echod, family: int, kind: int) -> None:
+    echod.expect_log("is no socket of connections or datagrams")
+    with socket.socket(family, kind) as one:
+        assert inetd(echod, one).wait(seconds(10)) == 1
+
+
+def test_inetd_refuses_as_a_daemon_does(echod: Echod) -> None:
+    """That is no failure; nor is a client that has gone already."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for reset in (False, True):
+            with socket.create_connection(listener.getsockname(), seconds(10)) as client:
+                server, _ = listener.accept()
+                if reset:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                      struct.pack("ii", 1, 0))
+                    client.close()
+                with server:
+                    process = inetd(echod, server, "-o", "services.line.access=deny *")
+                assert reset or read_to_end(client) == b""
+                assert process.wait(seconds(10)) == 0
+    assert "refused: access" in echod.log_text()
+
+
+def test_inetd_serves_datagrams(echod: Echod) -> None:
+    """Those, too, that have waited for it; until nobody sends any more."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(seconds(10))
+            client.connect(server.getsockname())
+            client.send(b"first")
+            process = inetd(echod, server, "-o", "services.line.idle_timeout=1")
+            assert client.recv(100) == b"first"
+            client.send(b"second")
+            assert client.recv(100) == b"second"
+            assert process.wait(seconds(10)) == 0
 
 
 def test_inetd_needs_a_socket(echod: Echod) -> None:
