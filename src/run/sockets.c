@@ -190,6 +190,7 @@ struct socket_entry *sockets_adopt(struct socket_table *table, const struct sock
 		socket_entry_format(like, text);
 		error_set(err, EXIT_FAILED, "the handed-over descriptor %d is no socket of %s",
 			  like->fd, text);
+		close(like->fd);
 		return NULL;
 	}
 	entry = add(table, like, err);

@@ -70,15 +70,15 @@ struct socket_entry *sockets_open(struct socket_table *table, const struct socke
 				  struct error *err);
 
 /*
- * Take over like->fd: a socket with this address, key, number, flags and file. Returns NULL when it
- * is not what it should be.
+ * Take over like->fd: a socket with this address, key, number, flags and file. When it is not what
+ * it should be, it is closed, and the result is NULL.
  */
 struct socket_entry *sockets_adopt(struct socket_table *table, const struct socket_entry *like,
 				   struct error *err);
 
 /*
  * Take a socket that a service manager has made, for the service of this name, or "" for the only
- * one. Returns 0, or -1 with the reason; then the descriptor is as it was.
+ * one. Returns 0, or -1 with the reason, with which the daemon cannot start.
  */
 int sockets_take_passed(struct socket_table *table, int fd, const char *service, struct error *err);
 

@@ -2,6 +2,7 @@
 #include "support.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
@@ -189,8 +190,29 @@ static void another_socket_than_was_handed_over_is_refused(void **state)
 	like.fd = dup(like.fd);
 	assert_non_null(sockets_adopt(&table, &like, &err));
 	like.key.place.transport = TRANSPORT_UDP;
+	like.fd = dup(like.fd);
 	assert_null(sockets_adopt(&table, &like, &err));
 	assert_contains(err.text, "is no socket of udp:127.0.0.1:");
+	assert_int_equal(fcntl(like.fd, F_GETFD), -1);
+}
+
+static void a_file_of_ours_is_not_taken_by_another_path(void **state)
+{
+	struct socket_key key = key_at(TRANSPORT_UNIX, *state, "s"), same;
+	const struct local_socket_rights rights = {0600, (uid_t)-1, (gid_t)-1};
+	const struct socket_wish wish = {.rights = &rights};
+	struct socket_entry *entry = open_one(&key, 0);
+	enum listen_failure failure;
+	struct error err = {0};
+
+	same = key_at(TRANSPORT_UNIX, *state, "/s");
+	assert_null(sockets_open(&table, &same, &wish, &failure, &err));
+	assert_contains(err.text, "is the same file as unix:");
+	assert_int_equal(failure, LISTEN_FAILED);
+	same = key_at(TRANSPORT_UNIXGRAM, *state, "s");
+	assert_null(sockets_open(&table, &same, &wish, &failure, &err));
+	assert_contains(err.text, "is the same file as unix:");
+	assert_ptr_equal(sockets_find(&table, &key, 0), entry);
 }
 
 static void ports_of_udp_sockets_are_told(void **state)
@@ -234,6 +256,7 @@ int main(void)
 		TEST(a_socket_whose_file_is_gone_is_not_found),
 		TEST(what_was_passed_stays_without_a_user),
 		TEST(another_socket_than_was_handed_over_is_refused),
+		TEST(a_file_of_ours_is_not_taken_by_another_path),
 		TEST(ports_of_udp_sockets_are_told),
 		TEST(a_server_that_speaks_first_does_not_wait_for_its_client),
 	};
