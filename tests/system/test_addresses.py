@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import pytest
 
@@ -765,6 +765,55 @@ def test_the_watchdog_knows_a_hung_worker_from_an_idle_one(echod: Echod, address
     echod.await_state("line/0", but=hung)
     assert echod.row("line/1")["pid"] == idle
     assert len(re.findall("gives no sign of life", echod.log_text())) == 1
+
+
+def test_any_way_to_listen_follows_any_other(echod: Echod, path: Path) -> None:
+    """Restarts from each to each; what was given up is free for others."""
+    tcp, there = echod.port, ("127.0.0.1", echod.port)
+
+    def ask_datagram(family: int, own: Any, address: Any) -> bytes:
+        with socket.socket(family, socket.SOCK_DGRAM) as client:
+            client.bind(own)
+            client.settimeout(seconds(10))
+            client.sendto(LINE, address)
+            return client.recv(100)
+
+    ways: dict[str, tuple[Any, Callable[[], bytes]]] = {
+        "tcp": (line(echod, f"127.0.0.1:{tcp}"), lambda: say(socket.AF_INET, there)),
+        "all": (line(echod, f"*:{tcp}", workers=3), lambda: say(socket.AF_INET, there)),
+        "mptcp": (line(echod, f"127.0.0.1:{tcp}", mptcp=True),
+                  lambda: say(socket.AF_INET, there)),
+        "udp": (line(echod, f"udp:127.0.0.1:{tcp}", protocol="echo"),
+                lambda: ask_datagram(socket.AF_INET, ("127.0.0.1", 0), there)),
+        "unix": (line(echod, f"unix:{path}"), lambda: say_unix(path)),
+        "unixgram": (line(echod, f"unixgram:{path}.d", protocol="echo"),
+                     lambda: ask_datagram(socket.AF_UNIX, "", f"{path}.d")),
+    }
+    if has_ipv6():
+        ways["both"] = (line(echod, f"[::]:{tcp}", v6only=False),
+                        lambda: say(socket.AF_INET, there))
+    echod.configure(ways["tcp"][0])
+    echod.start()
+    for first in ways:
+        for second in ways:
+            for way in (first, second):
+                echod.configure(ways[way][0])
+                echod.restart()
+                assert ways[way][1]() == LINE, f"{way}, from {first} to {second}"
+                assert path.exists() == (way == "unix")
+                assert Path(f"{path}.d").exists() == (way == "unixgram")
+
+
+def test_a_socket_moves_with_its_file_from_service_to_service(echod: Echod, by_path: Path) -> None:
+    """Who has come and was not accepted yet is served by the new one."""
+    before = by_path.stat().st_ino
+    for protocol, name in (("echo", "second"), ("line", "third")):
+        echod.configure(line(echod, f"unix:{by_path}", name=name, protocol=protocol,
+                             socket_mode="0600"))
+        echod.restart()
+        assert addresses(echod, name) == [f"unix:{by_path}"]
+        assert say_unix(by_path) == LINE
+        assert by_path.stat().st_ino == before
 
 
 def test_restarts_leave_no_descriptor_open(echod: Echod, manager: Manager) -> None:
