@@ -85,7 +85,10 @@ int service_check_passed(const struct generation *generation, struct error *err)
 /* Take what was passed for this service. Returns how many, or -1. */
 int service_take_passed(struct service *service, struct error *err);
 
-/* Take over a socket that the former image served with. */
+/*
+ * One more socket that it listens on: bound, passed, or handed over by the former image. Returns 0,
+ * or -1 with the reason.
+ */
 int service_add_socket(struct service *service, struct socket_entry *entry, struct error *err);
 
 /* Whether all sockets listen already (true), or none of them (false): listen on those. */
