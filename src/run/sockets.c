@@ -236,11 +236,8 @@ void sockets_close(struct socket_table *table)
 		sockets_drop(table, TAILQ_FIRST(table)); /* NOLINT: it leaves the list first */
 }
 
-void sockets_udp_ports(const struct socket_table *table, struct port_set *ports)
+void socket_entry_add_udp_port(const struct socket_entry *entry, struct port_set *ports)
 {
-	const struct socket_entry *entry;
-
-	TAILQ_FOREACH (entry, table, link)
-		if (entry->key.place.transport == TRANSPORT_UDP)
-			port_set_add(ports, address_port(&entry->address));
+	if (entry->key.place.transport == TRANSPORT_UDP)
+		port_set_add(ports, address_port(&entry->address));
 }

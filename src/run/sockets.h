@@ -91,7 +91,7 @@ void sockets_drop(struct socket_table *table, struct socket_entry *entry);
 /* Close our copies of all sockets. */
 void sockets_close(struct socket_table *table);
 
-/* The ports of all UDP sockets: no server answers these. */
-void sockets_udp_ports(const struct socket_table *table, struct port_set *ports);
+/* Its port, when it is a UDP socket: no server of ours answers that. */
+void socket_entry_add_udp_port(const struct socket_entry *entry, struct port_set *ports);
 
 #endif

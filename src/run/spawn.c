@@ -51,25 +51,29 @@ static _Noreturn void become_program(const struct child *child, int channel, int
 }
 
 /* Those that a service will have once it is started by order, too. */
-static void add_listen_ports(const struct conf_service *conf, struct port_set *ports)
+static void add_listen_ports(const struct service *service, struct port_set *ports)
 {
+	const struct conf_service *conf = service->conf;
+
 	for (size_t i = 0; i < conf->listen_count; i++)
 		if (conf->listen[i].endpoint.transport == TRANSPORT_UDP)
 			port_set_add(ports, conf->listen[i].endpoint.port);
+	for (size_t i = 0; i < service->socket_count; i++)
+		socket_entry_add_udp_port(service->sockets[i].entry, ports);
 }
 
 /*
  * Datagrams from these ports are not answered: our own servers would talk to each other for ever,
- * and others may be known to do so.
+ * and others may be known to do so. What a former generation has only still to let go of is nobody's
+ * by then.
  */
 static void add_silent_ports(const struct child *child, struct port_set *ports)
 {
 	const struct service *service;
 
 	settings_silent_ports(child->service->conf, ports);
-	sockets_udp_ports(&child->supervisor->sockets, ports);
 	TAILQ_FOREACH (service, &child->service->generation->services, link)
-		add_listen_ports(service->conf, ports);
+		add_listen_ports(service, ports);
 }
 
 static _Noreturn void become_worker(const struct child *child, int channel, int counters,
