@@ -166,13 +166,33 @@ static const unsigned char *say(const struct request *request, unsigned char *ro
 					 len);
 }
 
+/*
+ * A protocol that says the same whatever it is asked is asked the same, whatever the bytes are: two
+ * that tell the time would never send the same bytes twice.
+ */
+static bool heeds_bytes(const struct request *request)
+{
+	const struct proto *proto = request->datagram->server->settings.proto;
+
+	return !proto->speaks_first && proto->produce == NULL;
+}
+
+/* Before the protocol changes the bytes. */
+static uint64_t hash_request(const struct request *request)
+{
+	return heeds_bytes(request) ? bounce_hash(request->datagram->shared->bounce, request->data,
+						  request->len)
+				    : 0;
+}
+
 static enum fate check_bounce(struct request *request, uint64_t came, const void *reply, size_t len)
 {
 	struct datagrams *shared = request->datagram->shared;
 	int64_t now = (int64_t)(shared->now_us / 1000), muted;
-	uint64_t sent = reply == request->data && len == request->len
-				? came
-				: bounce_hash(shared->bounce, reply, len);
+	uint64_t sent = came;
+
+	if (heeds_bytes(request) && (reply != request->data || len != request->len))
+		sent = bounce_hash(shared->bounce, reply, len);
 
 	muted = bounce_exchange(shared->bounce, request->bouncer, came, sent, shared->turn, now);
 	if (muted == 0)
@@ -196,10 +216,8 @@ static void queue_reply(struct request *request, const unsigned char *reply, siz
 
 static enum fate answer(struct request *request, unsigned char *room)
 {
-	struct bounce *bounce = request->datagram->shared->bounce;
 	bool is_unix = request->datagram->local.any.sa_family == AF_UNIX;
-	/* Before the protocol changes the bytes. */
-	uint64_t came = is_unix ? 0 : bounce_hash(bounce, request->data, request->len);
+	uint64_t came = is_unix ? 0 : hash_request(request);
 	size_t len = 0, most = request->len > REPLY_MIN ? request->len : REPLY_MIN;
 	const unsigned char *reply = say(request, room, &len);
 	enum fate fate = ANSWERED;
