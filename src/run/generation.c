@@ -366,10 +366,10 @@ void generation_child_ended(struct child *child, int status)
 	tables_give_back(child);
 	child_detach(child);
 	child->failure_code = failure;
+	if (orphans)
+		orphans_await(supervisor, program);
 	if (child->service != NULL && child->service->generation == supervisor->next)
 		supervisor_next_done(supervisor, &err);
 	else
 		lifecycle_event(child, event);
-	if (orphans)
-		orphans_kill(supervisor, program);
 }

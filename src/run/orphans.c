@@ -13,6 +13,7 @@
 #include "run/supervisor.h"
 
 #define END_MS	 500
+#define AWAIT_MS 100 /* longer than SIGKILL needs; everything else stands still meanwhile */
 #define PAUSE_MS 5
 
 /* What the shell that became us had started before is in our session, and none of ours. */
@@ -69,20 +70,28 @@ unsigned orphans_kill(struct supervisor *supervisor, pid_t program)
 	return alive;
 }
 
-/*
- * There is no loop any more that SIGCHLD would wake. Twice nobody, since a scan may miss who gets
- * another parent while it runs.
- */
-void orphans_end(struct supervisor *supervisor)
+/* Twice nobody, since a scan may miss who gets another parent while it runs. */
+static void kill_until_none(struct supervisor *supervisor, pid_t program, int64_t ms, bool reap)
 {
-	int64_t until = clock_ms() + END_MS;
+	int64_t until = clock_ms() + ms;
 	int nobody = 0;
 
 	while (nobody < 2 && clock_ms() < until) {
-		nobody = orphans_kill(supervisor, 0) == 0 ? nobody + 1 : 0;
-		while (waitpid(-1, NULL, WNOHANG) > 0)
+		nobody = orphans_kill(supervisor, program) == 0 ? nobody + 1 : 0;
+		while (reap && waitpid(-1, NULL, WNOHANG) > 0)
 			;
 		if (nobody == 0)
 			poll(NULL, 0, PAUSE_MS);
 	}
+}
+
+void orphans_await(struct supervisor *supervisor, pid_t program)
+{
+	kill_until_none(supervisor, program, AWAIT_MS, false);
+}
+
+/* There is no loop any more that SIGCHLD would wake. */
+void orphans_end(struct supervisor *supervisor)
+{
+	kill_until_none(supervisor, 0, END_MS, true);
 }

@@ -17,6 +17,12 @@ struct supervisor;
  */
 unsigned orphans_kill(struct supervisor *supervisor, pid_t program);
 
+/*
+ * The same, and wait a moment until they are dead: before the program's next start, so that it
+ * never runs twice.
+ */
+void orphans_await(struct supervisor *supervisor, pid_t program);
+
 /* The same at the end of the supervisor: until none is alive, for half a second at most. */
 void orphans_end(struct supervisor *supervisor);
 
