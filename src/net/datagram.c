@@ -180,9 +180,9 @@ static bool heeds_bytes(const struct request *request)
 /* Before the protocol changes the bytes. */
 static uint64_t hash_request(const struct request *request)
 {
-	return heeds_bytes(request) ? bounce_hash(request->datagram->shared->bounce, request->data,
-						  request->len)
-				    : 0;
+	return heeds_bytes(request)
+		       ? bounce_hash(request->datagram->shared->bounce, request->data, request->len)
+		       : 0;
 }
 
 static enum fate check_bounce(struct request *request, uint64_t came, const void *reply, size_t len)

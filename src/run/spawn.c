@@ -64,8 +64,8 @@ static void add_listen_ports(const struct service *service, struct port_set *por
 
 /*
  * Datagrams from these ports are not answered: our own servers would talk to each other for ever,
- * and others may be known to do so. What a former generation has only still to let go of is nobody's
- * by then.
+ * and others may be known to do so. What a former generation has only still to let go of is
+ * nobody's by then.
  */
 static void add_silent_ports(const struct child *child, struct port_set *ports)
 {

@@ -346,7 +346,8 @@ static void each_wrong_access_rule_is_said_in_its_line(void **state)
 	snprintf(front, sizeof(front), "%s:3: access: ", f->path);
 	assert_contains(f->errors.lines[0], front);
 	assert_contains(f->errors.lines[0], "has bits behind its prefix; write 10.0.0.0/8");
-	assert_contains(f->errors.lines[1], ":5: access must be a list of strings, as in [ \"allow");
+	assert_contains(f->errors.lines[1],
+			":5: access must be a list of strings, as in [ \"allow");
 	assert_contains(f->errors.lines[2], ":6: access: the rule 'allow all': 'all' is not known");
 	parse_service(f, "access = true;");
 	assert_wrong(f, "access", 2, "access must be a list of strings");

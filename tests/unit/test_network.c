@@ -95,15 +95,16 @@ static void bits_behind_the_prefix_are_said_with_the_right_network(void **state)
 
 static void a_wrong_prefix_is_said(void **state)
 {
-	static const char *const wrong4[] = {"10.0.0.0/",   "10.0.0.0/33",  "10.0.0.0/-1",
-					     "10.0.0.0/+8", "10.0.0.0/ 8",  "10.0.0.0/8 ",
-					     "10.0.0.0/8/8", "10.0.0.0/255.0.0.0",
-					     "10.0.0.0/18446744073709551624"};
+	static const char *const wrong4[] = {
+		"10.0.0.0/",	"10.0.0.0/33",	      "10.0.0.0/-1",
+		"10.0.0.0/+8",	"10.0.0.0/ 8",	      "10.0.0.0/8 ",
+		"10.0.0.0/8/8", "10.0.0.0/255.0.0.0", "10.0.0.0/18446744073709551624"};
 
 	(void)state;
 	for (size_t i = 0; i < COUNT_OF(wrong4); i++)
-		assert_refused(wrong4[i],
-			       "is not a number of bits between 0 and 32; write it as in 10.0.0.0/8");
+		assert_refused(
+			wrong4[i],
+			"is not a number of bits between 0 and 32; write it as in 10.0.0.0/8");
 	assert_refused("::/129", "the prefix '129' of the network '::/129' is not a number of bits "
 				 "between 0 and 128; write it as in 2001:db8::/32");
 }
@@ -111,10 +112,24 @@ static void a_wrong_prefix_is_said(void **state)
 static void what_is_no_address_is_said(void **state)
 {
 	static const char *const wrong[] = {
-		"",	       "/8",	      "*",	       "10/8",	      "10.0.0/24",
-		"10.0.0.0.0",  "256.0.0.0/8", "010.0.0.0/8",   " 10.0.0.0",   "localhost",
-		"[::1]",       "[::1]:80",    "10.0.0.1:80",   "::1%lo",      ":::",
-		"1:2:3:4:5:6:7", "g::",	      "10.0.0.0-10.0.0.9",
+		"",
+		"/8",
+		"*",
+		"10/8",
+		"10.0.0/24",
+		"10.0.0.0.0",
+		"256.0.0.0/8",
+		"010.0.0.0/8",
+		" 10.0.0.0",
+		"localhost",
+		"[::1]",
+		"[::1]:80",
+		"10.0.0.1:80",
+		"::1%lo",
+		":::",
+		"1:2:3:4:5:6:7",
+		"g::",
+		"10.0.0.0-10.0.0.9",
 		"1111:2222:3333:4444:5555:6666:7777:8888:9999:aaaa:bbbb:cccc/8"};
 
 	(void)state;
