@@ -293,20 +293,23 @@ static int look_up(const struct endpoint *endpoint, int flags, struct address *a
 	hints.ai_socktype = transport_is_datagram(endpoint->transport) ? SOCK_DGRAM : SOCK_STREAM;
 	snprintf(port, sizeof(port), "%u", endpoint->port);
 	failure = getaddrinfo(endpoint->host, port, &hints, &found);
-	if (failure == EAI_NONAME && zone != NULL && if_nametoindex(zone + 1) == 0)
-		return error_set(err, EXIT_FAILED, "the address %s: there is no interface '%s'",
-				 endpoint->host, zone + 1);
-	if (failure != 0)
-		return error_set(err, EXIT_FAILED, "cannot look up the address %s: %s",
-				 endpoint->host,
-				 failure == EAI_SYSTEM ? "system error" : gai_strerror(failure));
+	if (failure == EAI_NONAME && zone != NULL && if_nametoindex(zone + 1) == 0) {
+		error_set(err, EXIT_FAILED, "the address %s: there is no interface '%s'",
+			  endpoint->host, zone + 1);
+		return -1;
+	}
+	if (failure != 0) {
+		error_set(err, EXIT_FAILED, "cannot look up the address %s: %s", endpoint->host,
+			  failure == EAI_SYSTEM ? "system error" : gai_strerror(failure));
+		return -1;
+	}
 	for (struct addrinfo *ai = found; ai != NULL && n < max; ai = ai->ai_next)
 		n = add_address(addresses, n, ai);
 	freeaddrinfo(found);
-	if (n == 0)
-		return error_set(err, EXIT_FAILED, "the name %s has no IPv4 or IPv6 address",
-				 endpoint->host);
-	return n;
+	if (n > 0)
+		return n;
+	error_set(err, EXIT_FAILED, "the name %s has no IPv4 or IPv6 address", endpoint->host);
+	return -1;
 }
 
 static int resolve(const struct endpoint *endpoint, int flags, struct address *addresses, int max,

@@ -100,7 +100,9 @@ static int remove_stale(const char *path, const struct stat *asked, struct error
 	if (!local_socket_is_at(path, asked->st_dev, asked->st_ino))
 		return say_in_use(-1, path, err);
 	if (unlink(path) < 0)
-		return error_errno(err, "cannot remove the stale socket %s", path);
+		return errno == ENOENT
+			       ? say_in_use(-1, path, err)
+			       : error_errno(err, "cannot remove the stale socket %s", path);
 	log_notice("the socket %s was left behind by a process that no longer runs: replaced",
 		   path);
 	return 0;
