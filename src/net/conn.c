@@ -1,23 +1,17 @@
 /*
- * One connection, from accept to close.
+ * One connection, from its first byte to its last. How it ends stands in ending.c.
  *
  * In the usual case a line costs one report of epoll, one recv and one send: the bytes lie in the
  * server's one buffer and go back from there. Only what must wait gets memory of its own: the
- * beginning of a line
- * (`held`) and what the kernel did not take (`pending`).
+ * beginning of a line (`held`) and what the kernel did not take (`pending`).
  */
 #include <errno.h>
 #include <event2/buffer.h>
-#include <inttypes.h>
-#include <linux/sockios.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "base/addr.h"
 #include "base/clock.h"
-#include "base/log.h"
 #include "net/server_private.h"
 
 /*
@@ -30,148 +24,6 @@
 
 #define HELD_MIN 512 /* bytes; doubled as a line grows */
 
-struct conn *conn_of_timeout(struct timeout_entry *entry)
-{
-	return (struct conn *)((char *)entry - offsetof(struct conn, timeout));
-}
-
-static struct conn_extra *extra_of_timeout(struct timeout_entry *entry)
-{
-	return (struct conn_extra *)((char *)entry - offsetof(struct conn_extra, life));
-}
-
-static void resume(struct conn *conn);
-static void produce(struct conn *conn);
-
-static size_t pending_len(const struct conn *conn)
-{
-	return conn->pending == NULL ? 0 : evbuffer_get_length(conn->pending);
-}
-
-/* ---- The end -------------------------------------------------------------------------------- */
-
-static void log_end(const struct conn *conn, const char *reason, enum log_level level)
-{
-	char client[CONN_TEXT_MAX];
-
-	conn_format(client, sizeof(client), conn);
-	log_write(level,
-		  "connection from %s ended: %s; %" PRIu64 " lines, %" PRIu64 " bytes in, %" PRIu64
-		  " bytes out, %.3f s",
-		  client, reason, conn->spoken.requests, conn->bytes_in, conn->bytes_out,
-		  (double)(clock_coarse_ms() - conn->accepted_at) / 1000);
-}
-
-void conn_close(struct conn *conn, const char *reason, _Atomic uint64_t *counter)
-{
-	struct server *server = conn->server;
-	enum log_level level =
-		counter == NULL && !conn->too_long ? LOG_LEVEL_INFO : LOG_LEVEL_NOTICE;
-
-	if (counter != NULL)
-		counter_add(counter, 1);
-	if (log_enabled(level))
-		log_end(conn, reason, level);
-	event_del(&conn->event);
-	close(conn_fd(conn));
-	timeouts_remove(&server->timeouts, &conn->timeout);
-	if (conn->pending != NULL)
-		evbuffer_free(conn->pending);
-	conn_extra_free(conn);
-	free(conn->held);
-	server->refused -= conn->refused;
-	free(conn);
-	counter_add(&server->counters->closed, 1);
-	server->connections--;
-	server_check_idle(server);
-}
-
-static void close_on_error(struct conn *conn, int error)
-{
-	struct server *server = conn->server;
-
-	/* A client that goes away is no fault of ours and no news: counted, and logged at level
-	 * info. */
-	counter_add(&server->counters->resets, 1);
-	conn_close(conn, strerror(error), NULL);
-}
-
-/* How many bytes the kernel holds that the client has not acknowledged (tcp(7), SIOCOUTQ). */
-static int unacknowledged(const struct conn *conn)
-{
-	int bytes = 0;
-
-	return ioctl(conn_fd(conn), SIOCOUTQ, &bytes) < 0 ? 0 : bytes;
-}
-
-/*
- * The kernel reports a socket writable only when a third of its buffer is free: a slow client may
- * have taken much meanwhile. Only one that took nothing is at its end.
- */
-static bool takes_something(struct conn *conn, enum timeout_kind kind)
-{
-	int left = unacknowledged(conn);
-	bool progress = left < conn->unacknowledged;
-
-	if (progress) {
-		conn->unacknowledged = left;
-		timeouts_move(&conn->server->timeouts, &conn->timeout, kind, clock_coarse_ms());
-	}
-	return progress;
-}
-
-/* The client had its time: what it was promised still goes out. */
-static void life_over(struct conn *conn)
-{
-	timeouts_remove(&conn->server->timeouts, &conn->extra->life);
-	conn->extra->has_life = false;
-	if (conn->state != CONN_OPEN)
-		return;
-	counter_add(&conn->server->counters->lifetimes, 1);
-	conn->linger = true;
-	conn_begin_end(conn, "lifetime");
-}
-
-void conn_expired(struct timeout_entry *entry)
-{
-	struct conn *conn;
-	struct counters *counters;
-
-	if (entry->kind == TIMEOUT_LIFETIME) {
-		life_over(extra_of_timeout(entry)->conn);
-		return;
-	}
-	conn = conn_of_timeout(entry);
-	counters = conn->server->counters;
-	switch (entry->kind) {
-	case TIMEOUT_IDLE:
-		counter_add(&counters->idle_timeouts, 1);
-		conn_close(conn, "idle_timeout", NULL);
-		break;
-	case TIMEOUT_FIRST:
-		counter_add(&counters->first_byte_timeouts, 1);
-		conn_close(conn, "first_byte_timeout", NULL);
-		break;
-	case TIMEOUT_HEADER:
-		conn_header_expired(conn);
-		break;
-	case TIMEOUT_THROTTLE:
-		resume(conn);
-		break;
-	case TIMEOUT_WRITE:
-		if (takes_something(conn, TIMEOUT_WRITE))
-			break;
-		conn_close(conn, "write_timeout: the client does not read",
-			   &counters->write_timeouts);
-		break;
-	default:
-		/* The kernel may still be sending a long reply: that is no silence. */
-		if (takes_something(conn, TIMEOUT_LINGER))
-			break;
-		conn_close(conn, conn->end_reason, NULL);
-	}
-}
-
 /* ---- Which events are watched --------------------------------------------------------------- */
 
 static void on_event(evutil_socket_t fd, short what, void *arg);
@@ -181,16 +33,14 @@ static enum timeout_kind first_kind(const struct server *server)
 	return server->settings.first_byte_timeout_ms > 0 ? TIMEOUT_FIRST : TIMEOUT_IDLE;
 }
 
-/* Nothing keeps this client from speaking: which time-out holds for it? */
-static enum timeout_kind silence_of(const struct conn *conn)
+enum timeout_kind conn_silence(const struct conn *conn)
 {
 	size_t header = conn->extra == NULL ? 0 : conn->extra->header.len;
 
 	return conn->bytes_in > header ? TIMEOUT_IDLE : first_kind(conn->server);
 }
 
-/* Watch for these events, and no others. Returns false when the connection had to be closed. */
-static bool watch(struct conn *conn, short what)
+bool conn_watch_for(struct conn *conn, short what)
 {
 	short wanted = (short)(what | EV_PERSIST);
 
@@ -209,61 +59,17 @@ static bool watch(struct conn *conn, short what)
 /* A client that does not read is not read from. */
 bool conn_watch(struct conn *conn)
 {
-	size_t len = pending_len(conn);
+	size_t len = conn_pending(conn);
 
 	if (len == 0)
-		return watch(conn, EV_READ);
+		return conn_watch_for(conn, EV_READ);
 	if (conn->state == CONN_CLOSING || conn->paused ||
 	    len >= conn->server->settings.max_pending)
-		return watch(conn, EV_WRITE);
-	return watch(conn, EV_READ | EV_WRITE);
-}
-
-static void look_later(struct conn *conn)
-{
-	event_del(&conn->event);
-	timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_THROTTLE, clock_coarse_ms());
-}
-
-/*
- * A limit is reached: nothing is read until it allows more. What the client must take first goes
- * on; then the limit is asked again.
- */
-static void throttle(struct conn *conn)
-{
-	struct server *server = conn->server;
-
-	counter_add(&server->counters->throttled, 1);
-	if (pending_len(conn) > 0) {
-		watch(conn, EV_WRITE);
-		return;
-	}
-	look_later(conn);
+		return conn_watch_for(conn, EV_WRITE);
+	return conn_watch_for(conn, EV_READ | EV_WRITE);
 }
 
 /* ---- Writing -------------------------------------------------------------------------------- */
-
-/* All of the reply is with the kernel. */
-static void finish(struct conn *conn)
-{
-	if (conn->linger && !conn->shut) {
-		/*
-		 * close() with unread bytes in the receive queue, or bytes that still arrive, makes
-		 * the kernel send a reset, and that can overtake the reply (RFC 1122,
-		 * section 4.2.2.13). A FIN cannot.
-		 */
-		/* Before the FIN, which the kernel counts, too: its acknowledgement is no progress.
-		 */
-		conn->unacknowledged = unacknowledged(conn);
-		shutdown(conn_fd(conn), SHUT_WR);
-		conn->state = CONN_LINGER;
-		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_LINGER,
-			      clock_coarse_ms());
-		watch(conn, EV_READ);
-		return;
-	}
-	conn_close(conn, conn->end_reason, NULL);
-}
 
 void conn_release_held(struct conn *conn)
 {
@@ -273,26 +79,12 @@ void conn_release_held(struct conn *conn)
 	conn->held_cap = 0;
 }
 
-void conn_begin_end(struct conn *conn, const char *reason)
-{
-	conn->end_reason = reason;
-	conn->state = CONN_CLOSING;
-	conn_release_held(conn);
-	if (pending_len(conn) == 0) {
-		finish(conn);
-		return;
-	}
-	/* Until it is out, the client has time to send more. */
-	conn->linger = true;
-	conn_watch(conn);
-}
-
 /* What the kernel does not take now waits. Returns false when the connection was closed. */
 static bool keep_pending(struct conn *conn, const unsigned char *data, size_t len)
 {
 	if (conn->pending == NULL) {
 		conn->pending = evbuffer_new();
-		conn->unacknowledged = unacknowledged(conn);
+		conn->unacknowledged = conn_unacknowledged(conn);
 		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_WRITE,
 			      clock_coarse_ms());
 	}
@@ -313,7 +105,7 @@ static inline __attribute__((always_inline)) bool reply(struct conn *conn,
 			sent = send(conn_fd(conn), data, len, MSG_NOSIGNAL);
 		while (sent < 0 && errno == EINTR);
 		if (sent < 0 && errno != EAGAIN) {
-			close_on_error(conn, errno);
+			conn_close_on_error(conn, errno);
 			return false;
 		}
 		if (sent > 0) {
@@ -341,23 +133,24 @@ static bool flush(struct conn *conn)
 	if (sent < 0) {
 		if (errno == EAGAIN || errno == EINTR)
 			return true;
-		close_on_error(conn, errno);
+		conn_close_on_error(conn, errno);
 		return false;
 	}
 	conn->bytes_out += (uint64_t)sent;
 	counter_add(&conn->server->counters->bytes_out, (uint64_t)sent);
 	if (evbuffer_get_length(conn->pending) > 0) {
-		conn->unacknowledged = unacknowledged(conn);
+		conn->unacknowledged = conn_unacknowledged(conn);
 		timeouts_touch(&conn->server->timeouts, &conn->timeout, clock_coarse_ms());
 		return conn_watch(conn);
 	}
 	evbuffer_free(conn->pending);
 	conn->pending = NULL;
-	timeouts_move(&conn->server->timeouts, &conn->timeout, silence_of(conn), clock_coarse_ms());
+	timeouts_move(&conn->server->timeouts, &conn->timeout, conn_silence(conn),
+		      clock_coarse_ms());
 	if (conn->state == CONN_CLOSING)
-		finish(conn);
+		conn_finish(conn);
 	else if (conn->paused)
-		resume(conn);
+		conn_resume(conn);
 	else if (conn->server->draining)
 		conn_drain(conn);
 	else
@@ -465,7 +258,7 @@ static bool pause_requests(struct conn *conn, const unsigned char *rest, size_t 
 	if (!conn_hold(conn, rest, len))
 		return false;
 	conn->paused = true;
-	throttle(conn);
+	conn_throttle(conn);
 	return false;
 }
 
@@ -539,7 +332,7 @@ static void heard(struct conn *conn)
 /* How much may be received, when there is room for `space`. */
 static size_t may_receive(const struct conn *conn, size_t space)
 {
-	size_t max = conn->server->settings.max_pending, pending = pending_len(conn), left;
+	size_t max = conn->server->settings.max_pending, pending = conn_pending(conn), left;
 
 	/* A reply can be longer than what it answers, and a held line than max_pending. */
 	if (pending >= max)
@@ -567,7 +360,7 @@ static enum received receive(struct conn *conn)
 	}
 	space = may_receive(conn, space);
 	if (space == 0) {
-		throttle(conn);
+		conn_throttle(conn);
 		return RECEIVED_ENDED;
 	}
 	do
@@ -576,7 +369,7 @@ static enum received receive(struct conn *conn)
 	if (n < 0) {
 		if (errno == EAGAIN)
 			return RECEIVED_NONE;
-		close_on_error(conn, errno);
+		conn_close_on_error(conn, errno);
 		return RECEIVED_ENDED;
 	}
 	heard(conn);
@@ -593,28 +386,10 @@ static enum received receive(struct conn *conn)
 	return open ? RECEIVED_DATA : RECEIVED_ENDED;
 }
 
-/* Throw away what still comes after the reply. */
-static void discard(struct conn *conn)
-{
-	ssize_t n = recv(conn_fd(conn), conn->server->buffer, SERVER_BUFFER, 0);
-
-	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-		conn_close(conn, conn->end_reason, NULL);
-}
-
 static bool may_read(const struct conn *conn)
 {
 	return (conn->state == CONN_OPEN || conn->state == CONN_HEADER) && !conn->paused &&
-	       pending_len(conn) < conn->server->settings.max_pending;
-}
-
-/* It would go on for ever. */
-static void end_stream(struct conn *conn)
-{
-	if (conn->state != CONN_OPEN)
-		return;
-	conn->linger = true;
-	conn_begin_end(conn, "the server stops");
+	       conn_pending(conn) < conn->server->settings.max_pending;
 }
 
 /*
@@ -626,7 +401,7 @@ void conn_drain(struct conn *conn)
 	enum received received = RECEIVED_DATA;
 
 	if (conn->produces) {
-		end_stream(conn);
+		stream_end(conn);
 		return;
 	}
 	if (conn->paused)
@@ -647,120 +422,12 @@ void conn_drain(struct conn *conn)
 	conn_begin_end(conn, "the server stops");
 }
 
-/* Read on after a pause. */
-static void read_on(struct conn *conn)
+void conn_read_on(struct conn *conn)
 {
 	if (conn->server->draining)
 		conn_drain(conn);
 	else if (!may_read(conn) || receive(conn) != RECEIVED_ENDED)
 		conn_watch(conn);
-}
-
-static bool is_held_back(const struct conn *conn)
-{
-	if (conn->produces)
-		return conn_bytes_left(conn) == 0;
-	if (conn_requests_left(conn) == 0)
-		return true;
-	return !conn->paused && conn_bytes_left(conn) == 0;
-}
-
-/* A limit may allow more by now. */
-static void resume(struct conn *conn)
-{
-	/* Cheap, as it is asked often: nothing is copied, and the same pause is not counted twice.
-	 */
-	if (is_held_back(conn)) {
-		look_later(conn);
-		return;
-	}
-	timeouts_move(&conn->server->timeouts, &conn->timeout, silence_of(conn), clock_coarse_ms());
-	if (conn->produces) {
-		produce(conn);
-		return;
-	}
-	if (conn->paused) {
-		/* All of it is to be looked at again; where it lies, it may stay. */
-		unsigned char *held = conn->held != NULL ? conn->held : conn->server->buffer;
-
-		conn->paused = false;
-		if (!conn_answer(conn, held, conn->held_len, conn->held_len, true))
-			return;
-	}
-	read_on(conn);
-}
-
-/* ---- A stream without end ------------------------------------------------------------------- */
-
-/*
- * What the client sends is no part of it, but the same limits hold for it. Returns false when there
- * is nothing more to do now, or the connection was closed.
- */
-static bool throw_away(struct conn *conn)
-{
-	size_t len = conn_bytes_left(conn);
-	ssize_t n;
-
-	if (len == 0) {
-		throttle(conn);
-		return false;
-	}
-	n = recv(conn_fd(conn), conn->server->buffer, len < SERVER_BUFFER ? len : SERVER_BUFFER, 0);
-	if (n < 0 && errno != EAGAIN && errno != EINTR) {
-		close_on_error(conn, errno);
-		return false;
-	}
-	if (n > 0) {
-		conn->bytes_in += (uint64_t)n;
-		counter_add(&conn->server->counters->bytes_in, (uint64_t)n);
-		conn_charge(conn, (uint64_t)n, 0);
-	}
-	/* A client that only says that it will send no more still wants to read. */
-	conn->shut = n == 0;
-	return true;
-}
-
-static void produce(struct conn *conn)
-{
-	struct server *server = conn->server;
-	size_t len = conn_bytes_left(conn);
-	ssize_t sent;
-
-	if (server->draining) {
-		end_stream(conn);
-		return;
-	}
-	if (len == 0) {
-		throttle(conn);
-		return;
-	}
-	if (len > SERVER_BUFFER)
-		len = SERVER_BUFFER;
-	server->settings.proto->produce(conn->bytes_out, server->buffer, len);
-	sent = send(conn_fd(conn), server->buffer, len, MSG_NOSIGNAL);
-	if (sent < 0 && errno != EAGAIN && errno != EINTR) {
-		close_on_error(conn, errno);
-		return;
-	}
-	if (sent > 0) {
-		conn->bytes_out += (uint64_t)sent;
-		counter_add(&server->counters->bytes_out, (uint64_t)sent);
-		conn_charge(conn, (uint64_t)sent, 0);
-	}
-	/* Also when the kernel took all: it may say only much later that it takes more. */
-	conn->unacknowledged = unacknowledged(conn);
-	timeouts_move(&server->timeouts, &conn->timeout, TIMEOUT_WRITE, clock_coarse_ms());
-	watch(conn, conn->shut ? EV_WRITE : EV_READ | EV_WRITE);
-}
-
-static void on_stream_event(struct conn *conn, short what)
-{
-	if ((what & EV_READ) && !throw_away(conn))
-		return;
-	if (what & EV_WRITE)
-		produce(conn);
-	else if (conn->shut)
-		watch(conn, EV_WRITE);
 }
 
 /* ---- The loop's words ----------------------------------------------------------------------- */
@@ -769,11 +436,11 @@ static void on_stream_event(struct conn *conn, short what)
 static __attribute__((noinline)) void on_rare_event(struct conn *conn, short what)
 {
 	if (conn->state == CONN_LINGER) {
-		discard(conn);
+		conn_discard(conn);
 		return;
 	}
 	if (conn->produces && conn->state == CONN_OPEN) {
-		on_stream_event(conn, what);
+		stream_event(conn, what);
 		return;
 	}
 	if ((what & EV_WRITE) && !flush(conn))
@@ -834,7 +501,7 @@ bool conn_begin(struct conn *conn)
 	if (settings->proto->produce == NULL)
 		return true;
 	conn->produces = true;
-	produce(conn);
+	stream_produce(conn);
 	return false;
 }
 

@@ -75,3 +75,56 @@ void conn_charge(struct conn *conn, uint64_t bytes, uint64_t requests)
 					       requests, now);
 	}
 }
+
+/* ---- Waiting for a limit -------------------------------------------------------------------- */
+
+static void look_later(struct conn *conn)
+{
+	event_del(&conn->event);
+	timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_THROTTLE, clock_coarse_ms());
+}
+
+void conn_throttle(struct conn *conn)
+{
+	struct server *server = conn->server;
+
+	counter_add(&server->counters->throttled, 1);
+	if (conn_pending(conn) > 0) {
+		conn_watch_for(conn, EV_WRITE);
+		return;
+	}
+	look_later(conn);
+}
+
+static bool is_held_back(const struct conn *conn)
+{
+	if (conn->produces)
+		return conn_bytes_left(conn) == 0;
+	if (conn_requests_left(conn) == 0)
+		return true;
+	return !conn->paused && conn_bytes_left(conn) == 0;
+}
+
+void conn_resume(struct conn *conn)
+{
+	/* It is asked often: nothing is copied, and the same pause is not counted twice. */
+	if (is_held_back(conn)) {
+		look_later(conn);
+		return;
+	}
+	timeouts_move(&conn->server->timeouts, &conn->timeout, conn_silence(conn),
+		      clock_coarse_ms());
+	if (conn->produces) {
+		stream_produce(conn);
+		return;
+	}
+	if (conn->paused) {
+		/* All of it is to be looked at again; where it lies, it may stay. */
+		unsigned char *held = conn->held != NULL ? conn->held : conn->server->buffer;
+
+		conn->paused = false;
+		if (!conn_answer(conn, held, conn->held_len, conn->held_len, true))
+			return;
+	}
+	conn_read_on(conn);
+}

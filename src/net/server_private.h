@@ -1,7 +1,8 @@
-/* What listener.c, conn.c and server.c share; nobody else includes it. */
+/* What the files of a server and its connections share; nobody else includes it. */
 #ifndef ECHOD_NET_SERVER_PRIVATE_H
 #define ECHOD_NET_SERVER_PRIVATE_H
 
+#include <event2/buffer.h>
 #include <event2/event.h>
 #include <event2/event_struct.h>
 #include <netinet/in.h>
@@ -24,7 +25,6 @@
 #define SERVER_QUEUE_MAX   65536 /* the largest backlog (listen(2)) */
 
 struct datagrams;
-struct evbuffer;
 
 struct listener {
 	struct event event;
@@ -132,12 +132,18 @@ struct conn {
 bool conn_start(struct server *server, int fd, const struct sockaddr *peer, socklen_t peer_len);
 
 /*
- * Inside of conn.c and admit.c. Those that return bool return false when the connection is closed
- * or on its way: hands off.
+ * Among the files of a connection. Those that return bool return false when the connection is
+ * closed or on its way, and after those that return nothing it may be: hands off.
  */
 static inline int conn_fd(const struct conn *conn)
 {
 	return conn->event.ev_fd; /* event_get_fd, without the call: three for each line */
+}
+
+/* How many bytes wait for the kernel to take them. */
+static inline size_t conn_pending(const struct conn *conn)
+{
+	return conn->pending == NULL ? 0 : evbuffer_get_length(conn->pending);
 }
 
 /* The beginning of the conversation: who it is is known, and may come. */
@@ -153,9 +159,49 @@ void conn_release_held(struct conn *conn);
 /* Wait for what must come next: the client's bytes, or room for what is pending, or both. */
 bool conn_watch(struct conn *conn);
 
-/* Send, and end once it is out. */
+/* The same for these events, and no others. */
+bool conn_watch_for(struct conn *conn, short what);
+
 bool conn_reply(struct conn *conn, const unsigned char *data, size_t len);
+
+/* Nothing keeps this client from speaking: which time-out holds for it? */
+enum timeout_kind conn_silence(const struct conn *conn);
+
+/* Go on after a pause. */
+void conn_read_on(struct conn *conn);
+
+/* Part of server_drain. */
+void conn_drain(struct conn *conn);
+
+/* ---- ending.c: how it ends ------------------------------------------------------------------ */
+
+/* Nothing more is read; the end comes once the reply is out. */
 void conn_begin_end(struct conn *conn, const char *reason);
+
+/* All of the reply is with the kernel. */
+void conn_finish(struct conn *conn);
+
+/* Throw away what still comes after the reply. */
+void conn_discard(struct conn *conn);
+
+/* Close at once. `reason` is for the log; `counter` may be NULL. */
+void conn_close(struct conn *conn, const char *reason, _Atomic uint64_t *counter);
+void conn_close_on_error(struct conn *conn, int error);
+
+/* How many bytes the kernel holds that the client has not acknowledged (tcp(7), SIOCOUTQ). */
+int conn_unacknowledged(const struct conn *conn);
+
+/* For struct timeouts. */
+void conn_expired(struct timeout_entry *entry);
+struct conn *conn_of_timeout(struct timeout_entry *entry);
+
+/* ---- stream.c: what has no end -------------------------------------------------------------- */
+
+void stream_produce(struct conn *conn);
+void stream_event(struct conn *conn, short what);
+
+/* It would go on for ever. */
+void stream_end(struct conn *conn);
 
 /* ---- admit.c: who may come ------------------------------------------------------------------ */
 
@@ -196,23 +242,21 @@ size_t conn_bytes_left(const struct conn *conn);
 uint64_t conn_requests_left(const struct conn *conn);
 void conn_charge(struct conn *conn, uint64_t bytes, uint64_t requests);
 
+/*
+ * A limit is reached: nothing is read until it allows more. What the client must take first goes
+ * on; then the limit is asked again.
+ */
+void conn_throttle(struct conn *conn);
+
+/* A limit may allow more by now. */
+void conn_resume(struct conn *conn);
+
 /* ---- facts.c -------------------------------------------------------------------------------- */
 
 /* Everything that the protocols may tell; what it points to is valid until the next call. */
 const struct proto_facts *conn_facts(const struct conn *conn);
 
-/* Part of server_drain. */
-void conn_drain(struct conn *conn);
-
-/* Close at once. `reason` is for the log; `counter` may be NULL. */
-void conn_close(struct conn *conn, const char *reason, _Atomic uint64_t *counter);
-
-/* For struct timeouts. */
-void conn_expired(struct timeout_entry *entry);
-
 /* Tell the owner when nothing is left to do. */
 void server_check_idle(struct server *server);
-
-struct conn *conn_of_timeout(struct timeout_entry *entry);
 
 #endif

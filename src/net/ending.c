@@ -1,0 +1,189 @@
+/* How a connection ends: by a time-out, an error, or once the reply is with the client. */
+#include <errno.h>
+#include <event2/buffer.h>
+#include <inttypes.h>
+#include <linux/sockios.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "net/server_private.h"
+
+static void log_end(const struct conn *conn, const char *reason, enum log_level level)
+{
+	char client[CONN_TEXT_MAX];
+
+	conn_format(client, sizeof(client), conn);
+	log_write(level,
+		  "connection from %s ended: %s; %" PRIu64 " lines, %" PRIu64 " bytes in, %" PRIu64
+		  " bytes out, %.3f s",
+		  client, reason, conn->spoken.requests, conn->bytes_in, conn->bytes_out,
+		  (double)(clock_coarse_ms() - conn->accepted_at) / 1000);
+}
+
+void conn_close(struct conn *conn, const char *reason, _Atomic uint64_t *counter)
+{
+	struct server *server = conn->server;
+	enum log_level level =
+		counter == NULL && !conn->too_long ? LOG_LEVEL_INFO : LOG_LEVEL_NOTICE;
+
+	if (counter != NULL)
+		counter_add(counter, 1);
+	if (log_enabled(level))
+		log_end(conn, reason, level);
+	event_del(&conn->event);
+	close(conn_fd(conn));
+	timeouts_remove(&server->timeouts, &conn->timeout);
+	if (conn->pending != NULL)
+		evbuffer_free(conn->pending);
+	conn_extra_free(conn);
+	free(conn->held);
+	server->refused -= conn->refused;
+	free(conn);
+	counter_add(&server->counters->closed, 1);
+	server->connections--;
+	server_check_idle(server);
+}
+
+void conn_close_on_error(struct conn *conn, int error)
+{
+	struct server *server = conn->server;
+
+	/* A client that goes away is no fault of ours and no news: counted, and for the curious. */
+	counter_add(&server->counters->resets, 1);
+	conn_close(conn, strerror(error), NULL);
+}
+
+int conn_unacknowledged(const struct conn *conn)
+{
+	int bytes = 0;
+
+	return ioctl(conn_fd(conn), SIOCOUTQ, &bytes) < 0 ? 0 : bytes;
+}
+
+/*
+ * The kernel reports a socket writable only when a third of its buffer is free: a slow client may
+ * have taken much meanwhile. Only one that took nothing is at its end.
+ */
+static bool takes_something(struct conn *conn, enum timeout_kind kind)
+{
+	int left = conn_unacknowledged(conn);
+	bool progress = left < conn->unacknowledged;
+
+	if (progress) {
+		conn->unacknowledged = left;
+		timeouts_move(&conn->server->timeouts, &conn->timeout, kind, clock_coarse_ms());
+	}
+	return progress;
+}
+
+/* ---- Politely ------------------------------------------------------------------------------- */
+
+void conn_finish(struct conn *conn)
+{
+	if (conn->linger && !conn->shut) {
+		/*
+		 * close() with unread bytes in the receive queue, or bytes that still arrive, makes
+		 * the kernel send a reset, and that can overtake the reply (RFC 1122,
+		 * section 4.2.2.13). A FIN cannot. The kernel counts it as well: its
+		 * acknowledgement is no progress, so the look at the queue comes before it.
+		 */
+		conn->unacknowledged = conn_unacknowledged(conn);
+		shutdown(conn_fd(conn), SHUT_WR);
+		conn->state = CONN_LINGER;
+		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_LINGER,
+			      clock_coarse_ms());
+		conn_watch_for(conn, EV_READ);
+		return;
+	}
+	conn_close(conn, conn->end_reason, NULL);
+}
+
+void conn_begin_end(struct conn *conn, const char *reason)
+{
+	conn->end_reason = reason;
+	conn->state = CONN_CLOSING;
+	conn_release_held(conn);
+	if (conn_pending(conn) == 0) {
+		conn_finish(conn);
+		return;
+	}
+	/* Until it is out, the client has time to send more. */
+	conn->linger = true;
+	conn_watch(conn);
+}
+
+void conn_discard(struct conn *conn)
+{
+	ssize_t n = recv(conn_fd(conn), conn->server->buffer, SERVER_BUFFER, 0);
+
+	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+		conn_close(conn, conn->end_reason, NULL);
+}
+
+/* ---- By time -------------------------------------------------------------------------------- */
+
+struct conn *conn_of_timeout(struct timeout_entry *entry)
+{
+	return (struct conn *)((char *)entry - offsetof(struct conn, timeout));
+}
+
+static struct conn_extra *extra_of_timeout(struct timeout_entry *entry)
+{
+	return (struct conn_extra *)((char *)entry - offsetof(struct conn_extra, life));
+}
+
+/* The client had its time: what it was promised still goes out. */
+static void life_over(struct conn *conn)
+{
+	timeouts_remove(&conn->server->timeouts, &conn->extra->life);
+	conn->extra->has_life = false;
+	if (conn->state != CONN_OPEN)
+		return;
+	counter_add(&conn->server->counters->lifetimes, 1);
+	conn->linger = true;
+	conn_begin_end(conn, "lifetime");
+}
+
+void conn_expired(struct timeout_entry *entry)
+{
+	struct conn *conn;
+	struct counters *counters;
+
+	if (entry->kind == TIMEOUT_LIFETIME) {
+		life_over(extra_of_timeout(entry)->conn);
+		return;
+	}
+	conn = conn_of_timeout(entry);
+	counters = conn->server->counters;
+	switch (entry->kind) {
+	case TIMEOUT_IDLE:
+		counter_add(&counters->idle_timeouts, 1);
+		conn_close(conn, "idle_timeout", NULL);
+		break;
+	case TIMEOUT_FIRST:
+		counter_add(&counters->first_byte_timeouts, 1);
+		conn_close(conn, "first_byte_timeout", NULL);
+		break;
+	case TIMEOUT_HEADER:
+		conn_header_expired(conn);
+		break;
+	case TIMEOUT_THROTTLE:
+		conn_resume(conn);
+		break;
+	case TIMEOUT_WRITE:
+		if (takes_something(conn, TIMEOUT_WRITE))
+			break;
+		conn_close(conn, "write_timeout: the client does not read",
+			   &counters->write_timeouts);
+		break;
+	default:
+		/* The kernel may still be sending a long reply: that is no silence. */
+		if (takes_something(conn, TIMEOUT_LINGER))
+			break;
+		conn_close(conn, conn->end_reason, NULL);
+	}
+}
