@@ -235,12 +235,7 @@ bool conn_admit(struct conn *conn)
 
 static bool may_send_header(const struct conn *conn)
 {
-	const struct server_settings *settings = &conn->server->settings;
-
-	for (size_t i = 0; i < settings->proxy_from_count; i++)
-		if (network_contains(&settings->proxy_from[i], &conn->peer.any))
-			return true;
-	return false;
+	return gate_trusts_proxy(&conn->server->settings, &conn->peer.any);
 }
 
 bool conn_expects_header(const struct conn *conn)

@@ -22,14 +22,6 @@ enum fate datagram_judge_sender(struct request *request)
 	return ANSWERED;
 }
 
-static bool may_be_proxy(const struct server_settings *settings, const struct sockaddr *peer)
-{
-	for (size_t i = 0; i < settings->proxy_from_count; i++)
-		if (network_contains(&settings->proxy_from[i], peer))
-			return true;
-	return false;
-}
-
 /* Only version 2 has datagrams (section 2.2). Each carries a whole header, or none. */
 static enum fate take_proxy_header(struct request *request)
 {
@@ -42,7 +34,7 @@ static enum fate take_proxy_header(struct request *request)
 		return ANSWERED;
 	if (request->len < sizeof(signature) ||
 	    memcmp(request->data, signature, sizeof(signature)) != 0 ||
-	    !may_be_proxy(settings, &request->peer->any))
+	    !gate_trusts_proxy(settings, &request->peer->any))
 		return settings->proxy == SERVER_PROXY_REQUIRED ? NO_PROXY : ANSWERED;
 	switch (proxy_parse(request->data, request->len, &request->proxy, &why)) {
 	case PROXY_DONE:

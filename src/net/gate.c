@@ -95,3 +95,11 @@ bool gate_admits(struct gate *gate, const struct server_settings *settings,
 	}
 	return true;
 }
+
+bool gate_trusts_proxy(const struct server_settings *settings, const struct sockaddr *peer)
+{
+	for (size_t i = 0; i < settings->proxy_from_count; i++)
+		if (network_contains(&settings->proxy_from[i], peer))
+			return true;
+	return false;
+}

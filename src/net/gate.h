@@ -39,4 +39,7 @@ bool gate_admits(struct gate *gate, const struct server_settings *settings,
 		 struct counters *counters, const struct access_client *client, int64_t now,
 		 struct refusal *refusal);
 
+/* Is this address, as the socket tells it, one that may send a PROXY header? */
+bool gate_trusts_proxy(const struct server_settings *settings, const struct sockaddr *peer);
+
 #endif
