@@ -7,8 +7,8 @@
  * measure: both return to us, at once, what we sent. What differs is who that can be:
  *
  * - From a port below 32768 it is probably a server. What comes back 256 times, each time within
- *   100 ms of the last, mutes the peer for 10 s. Two servers on one machine are silent after some
- *   10 ms; what is slower than 100 ms costs nobody anything.
+ *   100 ms of the last, mutes the peer for 10 s. Two servers on one machine are silent within a
+ *   second; what is slower than 100 ms costs nobody anything.
  * - From 32768 up, where kernels take the ports of clients from (Linux 32768 to 60999, others 49152
  *   to 65535: RFC 6335, section 6), it is probably a client. A peer is muted after a million times
  *   and for 1 s only: a loop ends, and a measurement that never changes its bytes loses less than
