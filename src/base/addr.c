@@ -186,18 +186,6 @@ static const char *behind_scheme(const char *text, enum transport transport)
 	return text + len + 1;
 }
 
-/* An IPv6 socket is for IPv6 alone by default, and then the kernel takes no such address. */
-static int check_mapped(const char *host, struct error *err)
-{
-	char text[INET_ADDRSTRLEN];
-	struct in6_addr in6;
-
-	if (inet_pton(AF_INET6, host, &in6) != 1 || !IN6_IS_ADDR_V4MAPPED(&in6))
-		return 0;
-	return error_set(err, EXIT_CONFIG, "an IPv4 address is not written as IPv6; write %s",
-			 inet_ntop(AF_INET, &in6.s6_addr[12], text, sizeof(text)));
-}
-
 /* What has more colons than a host with its port, and begins with a word that is not hexadecimal.
  */
 static int check_scheme(const char *text, struct error *err)
@@ -234,8 +222,6 @@ int endpoint_parse(const char *text, struct endpoint *endpoint, struct error *er
 			transport_name(endpoint->transport), transport_name(endpoint->transport));
 	if (split(rest, endpoint, &port, err) < 0 || split_device(endpoint, err) < 0 ||
 	    check_host(endpoint, err) < 0)
-		return -1;
-	if (check_mapped(endpoint->host, err) < 0)
 		return -1;
 	return parse_port(port, endpoint, err);
 }
