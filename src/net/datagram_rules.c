@@ -1,6 +1,5 @@
 /* Which datagrams are answered. */
 #include <stdio.h>
-#include <string.h>
 
 #include "net/datagram_private.h"
 
@@ -25,15 +24,12 @@ enum fate datagram_judge_sender(struct request *request)
 /* Only version 2 has datagrams (section 2.2). Each carries a whole header, or none. */
 static enum fate take_proxy_header(struct request *request)
 {
-	static const unsigned char signature[] = {'\r', '\n', '\r', '\n', 0,   '\r',
-						  '\n', 'Q',  'U',  'I',  'T', '\n'};
 	const struct server_settings *settings = &request->datagram->server->settings;
 	const char *why = "";
 
 	if (settings->proxy == SERVER_PROXY_OFF)
 		return ANSWERED;
-	if (request->len < sizeof(signature) ||
-	    memcmp(request->data, signature, sizeof(signature)) != 0 ||
+	if (!proxy_has_v2_signature(request->data, request->len) ||
 	    !gate_trusts_proxy(settings, &request->peer->any))
 		return settings->proxy == SERVER_PROXY_REQUIRED ? NO_PROXY : ANSWERED;
 	switch (proxy_parse(request->data, request->len, &request->proxy, &why)) {

@@ -542,6 +542,11 @@ static bool begins(const unsigned char *data, size_t len, const unsigned char *s
 	return memcmp(data, signature, len < size ? len : size) == 0;
 }
 
+bool proxy_has_v2_signature(const unsigned char *data, size_t len)
+{
+	return len >= sizeof(v2_signature) && begins(data, len, v2_signature, sizeof(v2_signature));
+}
+
 enum proxy_result proxy_parse(const unsigned char *data, size_t len, struct proxy_header *header,
 			      const char **why)
 {

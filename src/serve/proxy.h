@@ -59,4 +59,7 @@ struct proxy_header {
 enum proxy_result proxy_parse(const unsigned char *data, size_t len, struct proxy_header *header,
 			      const char **why);
 
+/* Does it begin with the whole signature of version 2 (section 2.2)? */
+bool proxy_has_v2_signature(const unsigned char *data, size_t len);
+
 #endif
