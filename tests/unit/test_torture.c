@@ -29,7 +29,7 @@ struct talker {
 	size_t out;
 	size_t in;
 	size_t piece;
-	bool leaves; /* without waiting for all */
+	bool leaves; /* without waiting for all, but not within the header: that is an error */
 };
 
 struct torture {
@@ -189,7 +189,8 @@ static void one_turn(struct torture *t)
 			idle = false;
 		if (talker->fd >= 0 && below(t, 3) > 0 && listen_to(t, talker))
 			idle = false;
-		if (talker->fd >= 0 && talker->leaves && talker->out > talker->len / 2)
+		if (talker->fd >= 0 && talker->leaves && talker->out >= talker->header &&
+		    talker->out > talker->len / 2)
 			end_talker(t, talker);
 	}
 	if (idle)
@@ -249,7 +250,6 @@ static void whatever_the_settings_what_was_said_comes_back(void **state)
 		run_round(&t);
 		end_round(&t);
 	}
-	assert_true(COUNT(t.f, throttled) > 0);
 	assert_int_equal(COUNT(t.f, refused_proxy), 0);
 	assert_int_equal(COUNT(t.f, proxy_errors), 0);
 	assert_int_equal(COUNT(t.f, no_memory), 0);
