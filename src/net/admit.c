@@ -16,38 +16,49 @@
 
 /* ---- Who it is ------------------------------------------------------------------------------ */
 
-static bool has_header(const struct conn *conn)
+/* Does a PROXY header name the client? */
+static bool is_behind_proxy(const struct conn *conn)
 {
-	return conn->extra != NULL && conn->extra->header.version != 0;
+	const struct conn_extra *extra = conn_extra(conn);
+
+	return extra != NULL && extra->header.version != 0 && !extra->header.local;
 }
 
 const struct sockaddr *conn_client(const struct conn *conn)
 {
-	if (has_header(conn) && !conn->extra->header.local)
-		return (const struct sockaddr *)&conn->extra->header.source.storage;
-	return &conn->peer.any;
+	if (is_behind_proxy(conn))
+		return (const struct sockaddr *)&conn_extra(conn)->header.source.storage;
+	return &conn_peer(conn)->any;
 }
 
-static void format_peer(char *out, size_t cap, const struct conn *conn)
+static void format_peer(char *out, size_t cap, const union conn_peer *peer)
 {
-	if (conn->peer.any.sa_family == AF_UNIX)
-		snprintf(out, cap, "unix (pid %d, uid %u)", (int)conn->peer.local.pid,
-			 (unsigned)conn->peer.local.uid);
+	if (peer->any.sa_family == AF_UNIX)
+		snprintf(out, cap, "unix (pid %d, uid %u)", (int)peer->local.pid,
+			 (unsigned)peer->local.uid);
+	else if (peer->any.sa_family == AF_UNSPEC)
+		snprintf(out, cap, "a client that is gone");
 	else
-		address_format(out, cap, &conn->peer.any);
+		address_format(out, cap, &peer->any);
 }
 
 void conn_format(char *out, size_t cap, const struct conn *conn)
 {
 	char client[ADDR_TEXT_MAX], peer[ADDR_TEXT_MAX];
 
-	format_peer(peer, sizeof(peer), conn);
-	if (conn_client(conn) == &conn->peer.any) {
+	format_peer(peer, sizeof(peer), conn_peer(conn));
+	if (!is_behind_proxy(conn)) {
 		snprintf(out, cap, "%s", peer);
 		return;
 	}
 	address_format(client, sizeof(client), conn_client(conn));
 	snprintf(out, cap, "%s (by %s)", client, peer);
+}
+
+/* The user at the other end of a Unix socket; whom a proxy names by such an address is not. */
+static bool is_local_user(const struct conn *conn)
+{
+	return !is_behind_proxy(conn) && conn_peer(conn)->any.sa_family == AF_UNIX;
 }
 
 /* Its groups are those of the last one that was asked about. */
@@ -61,12 +72,11 @@ static struct access_client access_client_of(const struct conn *conn)
 	struct access_client client = {.address = conn_client(conn)};
 	socklen_t len = sizeof(groups);
 
-	/* Whom a PROXY header names by a Unix address is not the proxy's own user. */
-	if (client.address != &conn->peer.any || client.address->sa_family != AF_UNIX)
+	if (!is_local_user(conn))
 		return client;
 	client.has_ids = true;
-	client.uid = conn->peer.local.uid;
-	client.gid = conn->peer.local.gid;
+	client.uid = conn_peer(conn)->local.uid;
+	client.gid = conn_peer(conn)->local.gid;
 	if (getsockopt(conn_fd(conn), SOL_SOCKET, SO_PEERGROUPS, groups, &len) == 0) {
 		client.groups = groups;
 		client.group_count = len / sizeof(*groups);
@@ -95,7 +105,7 @@ static void refuse(struct conn *conn, const struct refusal *refusal)
 		conn->server->refused++;
 		len = snprintf(message, sizeof(message), "echod: refused: %s\r\n", refusal->said);
 		if (conn_reply(conn, (const unsigned char *)message, (size_t)len))
-			conn_begin_end(conn, "refused");
+			conn_begin_end(conn, CONN_REFUSED);
 		return;
 	}
 	/*
@@ -133,15 +143,13 @@ static void leave(struct conn *conn)
 {
 	for (int i = 0; i < SERVER_SCOPES; i++)
 		if (conn->server->settings.limits[i] != NULL)
-			limits_leave(conn->server->settings.limits[i], &conn->extra->holds[i]);
+			limits_leave(conn->server->settings.limits[i], &conn_extra(conn)->holds[i]);
 }
 
 /* Clients that a proxy names by a Unix address count as one user, whom nobody is. */
 static uid_t user_of(const struct conn *conn)
 {
-	return conn_client(conn) == &conn->peer.any && conn->peer.any.sa_family == AF_UNIX
-		       ? conn->peer.local.uid
-		       : (uid_t)-1;
+	return is_local_user(conn) ? conn_peer(conn)->local.uid : (uid_t)-1;
 }
 
 static bool enter(struct conn *conn, struct refusal *refusal)
@@ -160,7 +168,8 @@ static bool enter(struct conn *conn, struct refusal *refusal)
 
 		if (limits == NULL)
 			continue;
-		verdict = limits_enter(limits, &source, clock_us(), &conn->extra->holds[i], &full);
+		verdict = limits_enter(limits, &source, clock_us(), &conn_extra(conn)->holds[i],
+				       &full);
 		not_by_source |= full;
 		if (verdict == LIMITS_ALLOWED)
 			continue;
@@ -181,19 +190,22 @@ static bool enter(struct conn *conn, struct refusal *refusal)
 
 static bool make_extra(struct conn *conn)
 {
-	if (conn->extra == NULL)
-		conn->extra = calloc(1, sizeof(*conn->extra));
-	if (conn->extra != NULL) {
-		conn->extra->conn = conn;
-		return true;
+	struct conn_more *more = conn_get_more(conn);
+
+	if (more != NULL && more->extra == NULL)
+		more->extra = calloc(1, sizeof(*more->extra));
+	if (more == NULL || more->extra == NULL) {
+		conn_close(conn, "no memory for its limits", &conn->server->counters->no_memory);
+		return false;
 	}
-	conn_close(conn, "no memory for its limits", &conn->server->counters->no_memory);
-	return false;
+	more->extra->conn = conn;
+	conn_keep_peer(conn);
+	return true;
 }
 
 void conn_extra_free(struct conn *conn)
 {
-	struct conn_extra *extra = conn->extra;
+	struct conn_extra *extra = conn_extra(conn);
 
 	if (extra == NULL)
 		return;
@@ -224,9 +236,10 @@ bool conn_admit(struct conn *conn)
 		refuse(conn, &refusal);
 		return false;
 	}
+	conn->paced = server->paces;
 	if (server->settings.lifetime_ms > 0) {
-		conn->extra->has_life = true;
-		timeouts_add(&server->timeouts, &conn->extra->life, TIMEOUT_LIFETIME, now);
+		conn_extra(conn)->has_life = true;
+		timeouts_add(&server->timeouts, &conn_extra(conn)->life, TIMEOUT_LIFETIME, now);
 	}
 	return true;
 }
@@ -235,7 +248,7 @@ bool conn_admit(struct conn *conn)
 
 static bool may_send_header(const struct conn *conn)
 {
-	return gate_trusts_proxy(&conn->server->settings, &conn->peer.any);
+	return gate_trusts_proxy(&conn->server->settings, &conn_peer(conn)->any);
 }
 
 bool conn_expects_header(const struct conn *conn)
@@ -274,18 +287,20 @@ static void malformed(struct conn *conn, const char *why)
 /* What it points to must stay: the bytes are copied, and read once more. */
 static bool keep_header(struct conn *conn, const unsigned char *data, size_t len)
 {
+	struct conn_extra *extra;
 	const char *why;
 
 	if (!make_extra(conn))
 		return false;
-	conn->extra->header_bytes = malloc(len);
-	if (conn->extra->header_bytes == NULL) {
+	extra = conn_extra(conn);
+	extra->header_bytes = malloc(len);
+	if (extra->header_bytes == NULL) {
 		conn_close(conn, "no memory for its PROXY header",
 			   &conn->server->counters->no_memory);
 		return false;
 	}
-	memcpy(conn->extra->header_bytes, data, len);
-	proxy_parse(conn->extra->header_bytes, len, &conn->extra->header, &why);
+	memcpy(extra->header_bytes, data, len);
+	proxy_parse(extra->header_bytes, len, &extra->header, &why);
 	return true;
 }
 
@@ -294,9 +309,8 @@ static bool go_on_behind(struct conn *conn, unsigned char *data, size_t len, boo
 {
 	if (!conn_admit(conn) || !conn_begin(conn))
 		return false;
-	if (len > 0 && conn->timeout.kind == TIMEOUT_FIRST)
-		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_IDLE,
-			      clock_coarse_ms());
+	if (len > 0)
+		timeouts_heard(&conn->server->timeouts, &conn->timeout);
 	return len == 0 && !conn->shut ? conn_hold(conn, data, 0)
 				       : conn_answer(conn, data, len, len, full);
 }
@@ -306,7 +320,8 @@ void conn_header_expired(struct conn *conn)
 	if (conn->server->settings.proxy == SERVER_PROXY_REQUIRED)
 		refuse_proxy(conn, "no PROXY header came in time");
 	/* What looked like the beginning of one was the client's own. */
-	else if (go_on_behind(conn, conn->held, conn->held_len, true))
+	else if (go_on_behind(conn, conn->has_held ? conn->more->held : NULL, conn_held(conn),
+			      true))
 		conn_watch(conn);
 }
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "net/server_private.h"
 
 /*
@@ -21,8 +22,6 @@
 #define SAFE_REPLY 1024
 
 #define DRAIN_READS_TURN 64
-
-#define HELD_MIN 512 /* bytes; doubled as a line grows */
 
 /* ---- Which events are watched --------------------------------------------------------------- */
 
@@ -35,7 +34,8 @@ static enum timeout_kind first_kind(const struct server *server)
 
 enum timeout_kind conn_silence(const struct conn *conn)
 {
-	size_t header = conn->extra == NULL ? 0 : conn->extra->header.len;
+	const struct conn_extra *extra = conn_extra(conn);
+	size_t header = extra == NULL ? 0 : extra->header.len;
 
 	return conn->bytes_in > header ? TIMEOUT_IDLE : first_kind(conn->server);
 }
@@ -71,80 +71,72 @@ bool conn_watch(struct conn *conn)
 
 /* ---- Writing -------------------------------------------------------------------------------- */
 
-void conn_release_held(struct conn *conn)
-{
-	free(conn->held);
-	conn->held = NULL;
-	conn->held_len = 0;
-	conn->held_cap = 0;
-}
-
 /* What the kernel does not take now waits. Returns false when the connection was closed. */
 static bool keep_pending(struct conn *conn, const unsigned char *data, size_t len)
 {
-	if (conn->pending == NULL) {
-		conn->pending = evbuffer_new();
-		conn->unacknowledged = conn_unacknowledged(conn);
+	bool first = !conn->has_pending;
+
+	if (!conn_keep_pending(conn, data, len))
+		return false;
+	if (first) {
+		conn_note_progress(conn);
 		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_WRITE,
 			      clock_coarse_ms());
 	}
-	if (conn->pending != NULL && evbuffer_add(conn->pending, data, len) == 0)
-		return true;
-	conn_close(conn, "no memory for its reply", &conn->server->counters->no_memory);
-	return false;
+	return true;
 }
 
-/* Returns false when the connection was closed. */
-static inline __attribute__((always_inline)) bool reply(struct conn *conn,
-							const unsigned char *data, size_t len)
+/* What send has done. Returns false when the connection was closed. */
+static inline bool sent(struct conn *conn, ssize_t n, const unsigned char *data, size_t len)
 {
-	ssize_t sent = 0;
-
-	if (conn->pending == NULL) {
-		do
-			sent = send(conn_fd(conn), data, len, MSG_NOSIGNAL);
-		while (sent < 0 && errno == EINTR);
-		if (sent < 0 && errno != EAGAIN) {
-			conn_close_on_error(conn, errno);
-			return false;
-		}
-		if (sent > 0) {
-			conn->bytes_out += (uint64_t)sent;
-			counter_add(&conn->server->counters->bytes_out, (uint64_t)sent);
-		} else {
-			sent = 0;
-		}
-		if ((size_t)sent == len)
-			return true;
+	if (n < 0 && errno != EAGAIN) {
+		conn_close_on_error(conn, errno);
+		return false;
 	}
-	return keep_pending(conn, data + sent, len - (size_t)sent);
+	if (n < 0)
+		n = 0;
+	conn->bytes_out += (uint64_t)n;
+	counter_add(&conn->server->counters->bytes_out, (uint64_t)n);
+	return (size_t)n == len || keep_pending(conn, data + n, len - (size_t)n);
+}
+
+static inline ssize_t send_now(int fd, const unsigned char *data, size_t len)
+{
+	ssize_t n;
+
+	do
+		n = send(fd, data, len, MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n;
 }
 
 bool conn_reply(struct conn *conn, const unsigned char *data, size_t len)
 {
-	return reply(conn, data, len);
+	if (conn->has_pending)
+		return keep_pending(conn, data, len);
+	return sent(conn, send_now(conn_fd(conn), data, len), data, len);
 }
 
 /* Returns false when the connection was closed. */
 static bool flush(struct conn *conn)
 {
-	int sent = evbuffer_write(conn->pending, conn_fd(conn));
+	int n = evbuffer_write(conn->more->pending, conn_fd(conn));
 
-	if (sent < 0) {
+	if (n < 0) {
 		if (errno == EAGAIN || errno == EINTR)
 			return true;
 		conn_close_on_error(conn, errno);
 		return false;
 	}
-	conn->bytes_out += (uint64_t)sent;
-	counter_add(&conn->server->counters->bytes_out, (uint64_t)sent);
-	if (evbuffer_get_length(conn->pending) > 0) {
-		conn->unacknowledged = conn_unacknowledged(conn);
-		timeouts_touch(&conn->server->timeouts, &conn->timeout, clock_coarse_ms());
+	conn->bytes_out += (uint64_t)n;
+	counter_add(&conn->server->counters->bytes_out, (uint64_t)n);
+	if (conn_pending(conn) > 0) {
+		conn_note_progress(conn);
+		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_WRITE,
+			      clock_coarse_ms());
 		return conn_watch(conn);
 	}
-	evbuffer_free(conn->pending);
-	conn->pending = NULL;
+	conn_release_pending(conn);
 	timeouts_move(&conn->server->timeouts, &conn->timeout, conn_silence(conn),
 		      clock_coarse_ms());
 	if (conn->state == CONN_CLOSING)
@@ -202,54 +194,18 @@ static bool send_said(struct conn *conn)
 static unsigned char *room(struct conn *conn, size_t *len)
 {
 	unsigned char *buffer = conn->server->buffer;
+	size_t held = conn_held(conn);
 
-	if (conn->held_len <= SERVER_BUFFER / 2) {
-		if (conn->held_len > 0)
-			memcpy(buffer, conn->held, conn->held_len);
-		*len = SERVER_BUFFER - conn->held_len;
-		return buffer + conn->held_len;
+	if (held <= SERVER_BUFFER / 2) {
+		if (held > 0)
+			memcpy(buffer, conn->more->held, held);
+		*len = SERVER_BUFFER - held;
+		return buffer + held;
 	}
-	if (conn->held_len == conn->held_cap) {
-		unsigned char *larger = realloc(conn->held, conn->held_cap * 2);
-
-		if (larger == NULL)
-			return NULL;
-		conn->held = larger;
-		conn->held_cap *= 2;
-	}
-	*len = conn->held_cap - conn->held_len;
-	return conn->held + conn->held_len;
-}
-
-/* Keep the beginning of a line for later. Returns false when the connection was closed. */
-bool conn_hold(struct conn *conn, const unsigned char *rest, size_t len)
-{
-	if (len == 0) {
-		if (conn->held != NULL)
-			conn_release_held(conn);
-		return true;
-	}
-	if (len > conn->held_cap) {
-		size_t cap = HELD_MIN;
-		unsigned char *larger;
-
-		while (cap < len + HELD_MIN / 2)
-			cap *= 2;
-		larger = malloc(cap);
-		if (larger == NULL) {
-			conn_close(conn, "no memory for its line",
-				   &conn->server->counters->no_memory);
-			return false;
-		}
-		memcpy(larger, rest, len);
-		free(conn->held);
-		conn->held = larger;
-		conn->held_cap = cap;
-	} else {
-		memmove(conn->held, rest, len);
-	}
-	conn->held_len = len;
-	return true;
+	if (held == conn->more->held_cap && !conn_enlarge_held(conn))
+		return NULL;
+	*len = conn->more->held_cap - held;
+	return conn->more->held + held;
 }
 
 /* What came after a limit of requests was reached waits. Always returns false: hands off. */
@@ -262,54 +218,43 @@ static bool pause_requests(struct conn *conn, const unsigned char *rest, size_t 
 	return false;
 }
 
-static const char *reason_of(const struct conn *conn, enum proto_next next)
+static enum conn_end end_of(const struct conn *conn, enum proto_next next)
 {
 	if (next == PROTO_TOO_LONG)
-		return "a line is longer than max_line";
-	return conn->shut ? "the client closed" : "all was answered";
+		return CONN_TOO_LONG;
+	return conn->shut ? CONN_CLIENT_CLOSED : CONN_ALL_ANSWERED;
 }
 
-/*
- * Let the protocol look at `len` bytes, of which `fresh` are new; `full`: recv would have had more
- * room for nothing. Returns false when reading has to stop. In line where each line passes.
- */
-static inline __attribute__((always_inline)) bool answer(struct conn *conn, unsigned char *data,
-							 size_t len, size_t fresh, bool full)
+bool conn_answer(struct conn *conn, unsigned char *data, size_t len, size_t fresh, bool full)
 {
 	struct server *server = conn->server;
 	const struct server_settings *settings = &server->settings;
+	struct proto_state state = {conn->requests, conn_requests_left(conn), conn->in_line};
 	struct proto_verdict verdict;
 
-	conn->spoken.allowed = conn->extra == NULL ? PROTO_NO_LIMIT : conn_requests_left(conn);
-	if (conn->spoken.allowed == 0)
+	if (state.allowed == 0)
 		return pause_requests(conn, data, len);
-	verdict = settings->proto->input(&settings->says, &conn->spoken, data, len, len - fresh,
+	verdict = settings->proto->input(&settings->says, &state, data, len, len - fresh,
 					 conn->shut, &server->out.out);
-	conn->spoken.requests += verdict.requests;
+	conn->in_line = state.in_line;
+	conn->requests += verdict.requests;
 	counter_add(&server->counters->requests, verdict.requests);
-	if (conn->extra != NULL)
-		conn_charge(conn, 0, verdict.requests);
+	conn_charge(conn, 0, verdict.requests);
 	if (server->out.used && !send_said(conn))
 		return false;
-	if (verdict.reply > 0 && !reply(conn, data, verdict.reply))
+	if (verdict.reply > 0 && !conn_reply(conn, data, verdict.reply))
 		return false;
 	if (verdict.next == PROTO_MORE)
-		return (verdict.taken == len && conn->held == NULL) ||
-		       conn_hold(conn, data + verdict.taken, len - verdict.taken);
+		return conn_hold(conn, data + verdict.taken, len - verdict.taken);
 	if (verdict.next == PROTO_PAUSE)
 		return pause_requests(conn, data + verdict.taken, len - verdict.taken);
 	conn->linger = full || verdict.taken < len || conn->bytes_out > SAFE_REPLY;
 	if (verdict.next == PROTO_TOO_LONG) {
 		counter_add(&server->counters->too_long, 1);
-		conn->too_long = true;
+		conn_keep_peer(conn); /* its end is a notice */
 	}
-	conn_begin_end(conn, reason_of(conn, verdict.next));
+	conn_begin_end(conn, end_of(conn, verdict.next));
 	return false;
-}
-
-bool conn_answer(struct conn *conn, unsigned char *data, size_t len, size_t fresh, bool full)
-{
-	return answer(conn, data, len, fresh, full);
 }
 
 enum received {
@@ -317,17 +262,6 @@ enum received {
 	RECEIVED_NONE,	/* nothing can be read now */
 	RECEIVED_ENDED, /* the connection is gone or on its way: hands off */
 };
-
-/* The client has sent something: how long may it be silent from now on? */
-static void heard(struct conn *conn)
-{
-	struct timeouts *timeouts = &conn->server->timeouts;
-
-	if (conn->timeout.kind == TIMEOUT_IDLE)
-		timeouts_touch(timeouts, &conn->timeout, clock_coarse_ms());
-	else if (conn->timeout.kind == TIMEOUT_FIRST)
-		timeouts_move(timeouts, &conn->timeout, TIMEOUT_IDLE, clock_coarse_ms());
-}
 
 /* How much may be received, when there is room for `space`. */
 static size_t may_receive(const struct conn *conn, size_t space)
@@ -339,23 +273,55 @@ static size_t may_receive(const struct conn *conn, size_t space)
 		return 0;
 	if (space > max - pending)
 		space = max - pending;
-	if (conn->extra == NULL)
+	if (!conn->paced)
 		return space;
 	left = conn_requests_left(conn) == 0 ? 0 : conn_bytes_left(conn);
 	return space > left ? left : space;
 }
 
+static inline ssize_t receive_now(int fd, unsigned char *into, size_t len)
+{
+	ssize_t n;
+
+	do
+		n = recv(fd, into, len, 0);
+	while (n < 0 && errno == EINTR);
+	return n;
+}
+
+/* What recv has brought: `n` bytes, or its error, behind `before` others, where there was `space`.
+ */
+static enum received received(struct conn *conn, unsigned char *data, size_t before, ssize_t n,
+			      size_t space)
+{
+	struct server *server = conn->server;
+	size_t len = before + (size_t)n;
+	bool full = (size_t)n == space, open;
+
+	if (n < 0) {
+		if (errno == EAGAIN)
+			return RECEIVED_NONE;
+		conn_close_on_error(conn, errno);
+		return RECEIVED_ENDED;
+	}
+	timeouts_heard(&server->timeouts, &conn->timeout);
+	conn->shut = n == 0;
+	conn->bytes_in += (uint64_t)n;
+	counter_add(&server->counters->bytes_in, (uint64_t)n);
+	conn_charge(conn, (uint64_t)n, 0);
+	open = conn->state == CONN_HEADER ? conn_header(conn, data, len, full)
+					  : conn_answer(conn, data, len, (size_t)n, full);
+	return open ? RECEIVED_DATA : RECEIVED_ENDED;
+}
+
 /* One recv. */
 static enum received receive(struct conn *conn)
 {
-	struct server *server = conn->server;
-	size_t space, before = conn->held_len;
+	size_t space, before = conn_held(conn);
 	unsigned char *into = room(conn, &space);
-	bool open;
-	ssize_t n;
 
 	if (into == NULL) {
-		conn_close(conn, "no memory for its line", &server->counters->no_memory);
+		conn_close(conn, "no memory for its line", &conn->server->counters->no_memory);
 		return RECEIVED_ENDED;
 	}
 	space = may_receive(conn, space);
@@ -363,27 +329,34 @@ static enum received receive(struct conn *conn)
 		conn_throttle(conn);
 		return RECEIVED_ENDED;
 	}
-	do
-		n = recv(conn_fd(conn), into, space, 0);
-	while (n < 0 && errno == EINTR);
-	if (n < 0) {
-		if (errno == EAGAIN)
-			return RECEIVED_NONE;
-		conn_close_on_error(conn, errno);
-		return RECEIVED_ENDED;
-	}
-	heard(conn);
-	conn->shut = n == 0;
+	return received(conn, into - before, before, receive_now(conn_fd(conn), into, space),
+			space);
+}
+
+/*
+ * One recv for a connection that has nothing unusual. What comes is nearly always whole lines, and
+ * all is left as usual: they go back with as few instructions as can be.
+ */
+static inline __attribute__((always_inline)) enum received receive_usual(struct conn *conn)
+{
+	struct server *server = conn->server;
+	unsigned char *data = server->buffer;
+	ssize_t n = receive_now(conn_fd(conn), data, server->room);
+	uint64_t requests;
+
+	if (n <= 0)
+		return received(conn, data, 0, n, server->room);
+	requests = server->plain(&server->settings.says, conn->requests, data, (size_t)n);
+	if (requests == PROTO_NO_LIMIT)
+		return received(conn, data, 0, n, server->room);
+	timeouts_heard(&server->timeouts, &conn->timeout);
+	conn->requests += requests;
 	conn->bytes_in += (uint64_t)n;
+	counter_add(&server->counters->requests, requests);
 	counter_add(&server->counters->bytes_in, (uint64_t)n);
-	if (conn->extra != NULL)
-		conn_charge(conn, (uint64_t)n, 0);
-	if (__builtin_expect(conn->state == CONN_HEADER, false))
-		open = conn_header(conn, into - before, before + (size_t)n, (size_t)n == space);
-	else
-		open = answer(conn, into - before, before + (size_t)n, (size_t)n,
-			      (size_t)n == space);
-	return open ? RECEIVED_DATA : RECEIVED_ENDED;
+	return sent(conn, send_now(conn_fd(conn), data, (size_t)n), data, (size_t)n)
+		       ? RECEIVED_DATA
+		       : RECEIVED_ENDED;
 }
 
 static bool may_read(const struct conn *conn)
@@ -400,6 +373,7 @@ void conn_drain(struct conn *conn)
 {
 	enum received received = RECEIVED_DATA;
 
+	conn->draining = true;
 	if (conn->produces) {
 		stream_end(conn);
 		return;
@@ -414,12 +388,12 @@ void conn_drain(struct conn *conn)
 	if (conn->state == CONN_CLOSING || conn->state == CONN_LINGER)
 		return;
 	if (conn->state == CONN_OPEN &&
-	    (received == RECEIVED_DATA || conn->held != NULL || conn->spoken.in_line)) {
+	    (received == RECEIVED_DATA || conn->has_held || conn->in_line)) {
 		conn_watch(conn);
 		return;
 	}
 	conn->linger = true; /* the client may be writing this very moment */
-	conn_begin_end(conn, "the server stops");
+	conn_begin_end(conn, CONN_SERVER_STOPS);
 }
 
 void conn_read_on(struct conn *conn)
@@ -449,7 +423,7 @@ static __attribute__((noinline)) void on_rare_event(struct conn *conn, short wha
 		return;
 	if (conn->server->draining)
 		conn_drain(conn);
-	else if (receive(conn) == RECEIVED_DATA && conn->pending != NULL)
+	else if (receive(conn) == RECEIVED_DATA && conn->has_pending)
 		conn_watch(conn);
 }
 
@@ -458,10 +432,9 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
 	struct conn *conn = arg;
 
 	(void)fd;
-	if (conn->state != CONN_OPEN || what != EV_READ || conn->pending != NULL ||
-	    conn->produces || conn->paused || conn->server->draining)
+	if (what != EV_READ || conn->unusual != 0)
 		on_rare_event(conn, what);
-	else if (receive(conn) == RECEIVED_DATA && conn->pending != NULL)
+	else if (receive_usual(conn) == RECEIVED_DATA && conn->has_pending)
 		conn_watch(conn);
 }
 
@@ -474,7 +447,7 @@ static bool say_first(struct conn *conn)
 		settings->proto->open(&settings->says, conn_facts(conn), &server->out.out);
 
 	if (settings->proto->speaks_first) {
-		conn->spoken.requests++;
+		conn->requests++;
 		counter_add(&server->counters->requests, 1);
 	}
 	if (!send_said(conn))
@@ -482,7 +455,7 @@ static bool say_first(struct conn *conn)
 	if (next == PROTO_MORE)
 		return true;
 	conn->linger = true; /* nobody has looked whether the client writes, too */
-	conn_begin_end(conn, "all was said");
+	conn_begin_end(conn, CONN_ALL_SAID);
 	return false;
 }
 
@@ -505,29 +478,14 @@ bool conn_begin(struct conn *conn)
 	return false;
 }
 
-static void set_peer(struct conn *conn, const struct sockaddr *peer, socklen_t peer_len)
-{
-	struct ucred ids = {0};
-	socklen_t len = sizeof(ids);
-
-	/* The name of a Unix client, mostly empty, tells nothing; its ids do. */
-	if (peer_len >= sizeof(sa_family_t) && peer->sa_family != AF_UNIX) {
-		memcpy(&conn->peer, peer,
-		       peer_len < sizeof(conn->peer) ? peer_len : sizeof(conn->peer));
-		return;
-	}
-	getsockopt(conn_fd(conn), SOL_SOCKET, SO_PEERCRED, &ids, &len);
-	conn->peer.local = (struct unix_peer){AF_UNIX, ids.pid, ids.uid, ids.gid};
-}
-
 /* Returns false when it was refused, or served and ended. */
-static bool receive_client(struct conn *conn)
+static bool receive_client(struct conn *conn, int64_t now)
 {
 	struct server *server = conn->server;
 	bool header = conn_expects_header(conn);
 
 	timeouts_add(&server->timeouts, &conn->timeout,
-		     header ? TIMEOUT_HEADER : first_kind(server), conn->accepted_at);
+		     header ? TIMEOUT_HEADER : first_kind(server), now);
 	if (!header)
 		return conn_admit(conn) && conn_begin(conn);
 	conn->state = CONN_HEADER;
@@ -537,6 +495,7 @@ static bool receive_client(struct conn *conn)
 bool conn_start(struct server *server, int fd, const struct sockaddr *peer, socklen_t peer_len)
 {
 	struct conn *conn = calloc(1, sizeof(*conn));
+	int64_t now = clock_coarse_ms();
 
 	counter_add(&server->counters->accepted, 1);
 	server->connections++;
@@ -551,9 +510,11 @@ bool conn_start(struct server *server, int fd, const struct sockaddr *peer, sock
 	}
 	conn->server = server;
 	conn->state = CONN_OPEN;
-	conn->accepted_at = clock_coarse_ms();
-	set_peer(conn, peer, peer_len);
-	if (!receive_client(conn))
+	conn->accepted_at = (uint64_t)now;
+	conn_set_peer(conn, peer, peer_len);
+	if (log_enabled(LOG_LEVEL_INFO))
+		conn_keep_peer(conn);
+	if (!receive_client(conn, now))
 		return true;
 	/* The kernel hands over a deferred connection with its first bytes: a short one never sees
 	 * epoll. */

@@ -20,15 +20,15 @@ static void log_end(const struct conn *conn, const char *reason, enum log_level 
 	log_write(level,
 		  "connection from %s ended: %s; %" PRIu64 " lines, %" PRIu64 " bytes in, %" PRIu64
 		  " bytes out, %.3f s",
-		  client, reason, conn->spoken.requests, conn->bytes_in, conn->bytes_out,
-		  (double)(clock_coarse_ms() - conn->accepted_at) / 1000);
+		  client, reason, conn->requests, conn->bytes_in, conn->bytes_out,
+		  (double)(clock_coarse_ms() - (int64_t)conn->accepted_at) / 1000);
 }
 
 void conn_close(struct conn *conn, const char *reason, _Atomic uint64_t *counter)
 {
 	struct server *server = conn->server;
 	enum log_level level =
-		counter == NULL && !conn->too_long ? LOG_LEVEL_INFO : LOG_LEVEL_NOTICE;
+		counter == NULL && conn->end != CONN_TOO_LONG ? LOG_LEVEL_INFO : LOG_LEVEL_NOTICE;
 
 	if (counter != NULL)
 		counter_add(counter, 1);
@@ -37,10 +37,9 @@ void conn_close(struct conn *conn, const char *reason, _Atomic uint64_t *counter
 	event_del(&conn->event);
 	close(conn_fd(conn));
 	timeouts_remove(&server->timeouts, &conn->timeout);
-	if (conn->pending != NULL)
-		evbuffer_free(conn->pending);
-	conn_extra_free(conn);
-	free(conn->held);
+	conn_more_free(conn);
+	if (server->peer_of == conn)
+		server->peer_of = NULL;
 	server->refused -= conn->refused;
 	free(conn);
 	counter_add(&server->counters->closed, 1);
@@ -57,11 +56,21 @@ void conn_close_on_error(struct conn *conn, int error)
 	conn_close(conn, strerror(error), NULL);
 }
 
-int conn_unacknowledged(const struct conn *conn)
+/* How many bytes the kernel holds that the client has not acknowledged (tcp(7), SIOCOUTQ). */
+static int unacknowledged(const struct conn *conn)
 {
 	int bytes = 0;
 
 	return ioctl(conn_fd(conn), SIOCOUTQ, &bytes) < 0 ? 0 : bytes;
+}
+
+void conn_note_progress(struct conn *conn)
+{
+	struct conn_more *more = conn_get_more(conn);
+
+	/* Without memory nothing is known of it, and it has only the time that all have. */
+	if (more != NULL)
+		more->unacknowledged = unacknowledged(conn);
 }
 
 /*
@@ -70,14 +79,29 @@ int conn_unacknowledged(const struct conn *conn)
  */
 static bool takes_something(struct conn *conn, enum timeout_kind kind)
 {
-	int left = conn_unacknowledged(conn);
-	bool progress = left < conn->unacknowledged;
+	int left = unacknowledged(conn);
+	bool progress = conn->more != NULL && left < conn->more->unacknowledged;
 
 	if (progress) {
-		conn->unacknowledged = left;
+		conn->more->unacknowledged = left;
 		timeouts_move(&conn->server->timeouts, &conn->timeout, kind, clock_coarse_ms());
 	}
 	return progress;
+}
+
+static const char *end_text(const struct conn *conn)
+{
+	static const char *const texts[] = {
+		[CONN_ALL_ANSWERED] = "all was answered",
+		[CONN_ALL_SAID] = "all was said",
+		[CONN_CLIENT_CLOSED] = "the client closed",
+		[CONN_TOO_LONG] = "a line is longer than max_line",
+		[CONN_SERVER_STOPS] = "the server stops",
+		[CONN_LIFETIME] = "lifetime",
+		[CONN_REFUSED] = "refused",
+	};
+
+	return texts[conn->end];
 }
 
 /* ---- Politely ------------------------------------------------------------------------------- */
@@ -91,7 +115,7 @@ void conn_finish(struct conn *conn)
 		 * section 4.2.2.13). A FIN cannot. The kernel counts it as well: its
 		 * acknowledgement is no progress, so the look at the queue comes before it.
 		 */
-		conn->unacknowledged = conn_unacknowledged(conn);
+		conn_note_progress(conn);
 		shutdown(conn_fd(conn), SHUT_WR);
 		conn->state = CONN_LINGER;
 		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_LINGER,
@@ -99,12 +123,12 @@ void conn_finish(struct conn *conn)
 		conn_watch_for(conn, EV_READ);
 		return;
 	}
-	conn_close(conn, conn->end_reason, NULL);
+	conn_close(conn, end_text(conn), NULL);
 }
 
-void conn_begin_end(struct conn *conn, const char *reason)
+void conn_begin_end(struct conn *conn, enum conn_end end)
 {
-	conn->end_reason = reason;
+	conn->end = end;
 	conn->state = CONN_CLOSING;
 	conn_release_held(conn);
 	if (conn_pending(conn) == 0) {
@@ -121,7 +145,7 @@ void conn_discard(struct conn *conn)
 	ssize_t n = recv(conn_fd(conn), conn->server->buffer, SERVER_BUFFER, 0);
 
 	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-		conn_close(conn, conn->end_reason, NULL);
+		conn_close(conn, end_text(conn), NULL);
 }
 
 /* ---- By time -------------------------------------------------------------------------------- */
@@ -139,13 +163,13 @@ static struct conn_extra *extra_of_timeout(struct timeout_entry *entry)
 /* The client had its time: what it was promised still goes out. */
 static void life_over(struct conn *conn)
 {
-	timeouts_remove(&conn->server->timeouts, &conn->extra->life);
-	conn->extra->has_life = false;
+	timeouts_remove(&conn->server->timeouts, &conn_extra(conn)->life);
+	conn_extra(conn)->has_life = false;
 	if (conn->state != CONN_OPEN)
 		return;
 	counter_add(&conn->server->counters->lifetimes, 1);
 	conn->linger = true;
-	conn_begin_end(conn, "lifetime");
+	conn_begin_end(conn, CONN_LIFETIME);
 }
 
 void conn_expired(struct timeout_entry *entry)
@@ -153,13 +177,13 @@ void conn_expired(struct timeout_entry *entry)
 	struct conn *conn;
 	struct counters *counters;
 
-	if (entry->kind == TIMEOUT_LIFETIME) {
+	if (timeout_kind(entry) == TIMEOUT_LIFETIME) {
 		life_over(extra_of_timeout(entry)->conn);
 		return;
 	}
 	conn = conn_of_timeout(entry);
 	counters = conn->server->counters;
-	switch (entry->kind) {
+	switch (timeout_kind(entry)) {
 	case TIMEOUT_IDLE:
 		counter_add(&counters->idle_timeouts, 1);
 		conn_close(conn, "idle_timeout", NULL);
@@ -184,6 +208,6 @@ void conn_expired(struct timeout_entry *entry)
 		/* The kernel may still be sending a long reply: that is no silence. */
 		if (takes_something(conn, TIMEOUT_LINGER))
 			break;
-		conn_close(conn, conn->end_reason, NULL);
+		conn_close(conn, end_text(conn), NULL);
 	}
 }

@@ -74,8 +74,8 @@ static void find_names(const struct conn *conn, struct sockaddr_storage *peer,
 	memset(peer, 0, sizeof(*peer));
 	getsockname(conn_fd(conn), (struct sockaddr *)local, &local_len);
 	/* The kernel no longer knows the peer of a TCP connection that was reset. */
-	if (conn->peer.any.sa_family != AF_UNIX)
-		memcpy(peer, &conn->peer, sizeof(conn->peer));
+	if (conn_peer(conn)->any.sa_family != AF_UNIX)
+		memcpy(peer, conn_peer(conn), sizeof(union conn_peer));
 	else if (getpeername(conn_fd(conn), (struct sockaddr *)peer, &peer_len) < 0)
 		peer->ss_family = AF_UNIX;
 }
@@ -99,14 +99,14 @@ const struct proto_facts *conn_facts(const struct conn *conn)
 		.traffic_class = -1,
 	};
 	clock_gettime(CLOCK_REALTIME, &facts.now);
-	if (conn->extra != NULL && conn->extra->header.version != 0)
-		facts.proxy = &conn->extra->header;
+	if (conn_extra(conn) != NULL && conn_extra(conn)->header.version != 0)
+		facts.proxy = &conn_extra(conn)->header;
 	if (local.ss_family == AF_UNIX) {
 		facts.transport = "unix";
 		facts.has_ids = true;
-		facts.pid = conn->peer.local.pid;
-		facts.uid = conn->peer.local.uid;
-		facts.gid = conn->peer.local.gid;
+		facts.pid = conn_peer(conn)->local.pid;
+		facts.uid = conn_peer(conn)->local.uid;
+		facts.gid = conn_peer(conn)->local.gid;
 		return &facts;
 	}
 	facts.transport = "tcp";

@@ -33,6 +33,11 @@ bool limits_concern_connections(const struct limits *limits)
 	return is_for_connections(&limits->rules);
 }
 
+bool limits_concern_rates(const struct limits *limits)
+{
+	return limits->rules.byte_rate_per_source > 0 || limits->rules.request_rate_per_source > 0;
+}
+
 size_t limits_size(unsigned places)
 {
 	return tally_size(places);

@@ -64,6 +64,9 @@ int limits_give_back(int fd, unsigned places, unsigned place, struct error *err)
 /* Is there any rule for connections, or only one for datagrams? */
 bool limits_concern_connections(const struct limits *limits);
 
+/* Is there any for the bytes or requests of connections? */
+bool limits_concern_rates(const struct limits *limits);
+
 /* Who a client is to the limits. */
 struct limits_source {
 	uint8_t key[16];    /* the address; IPv4 is mapped; a user id of a Unix socket */

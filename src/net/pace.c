@@ -11,25 +11,21 @@ static uint64_t at_most(uint64_t left, uint64_t other)
 	return other < left ? other : left;
 }
 
-static bool is_paced(const struct conn *conn)
-{
-	return conn->extra != NULL;
-}
-
 size_t conn_bytes_left(const struct conn *conn)
 {
 	const struct server_settings *settings = &conn->server->settings;
 	uint64_t left = SIZE_MAX, wait, now;
 
-	if (!is_paced(conn))
+	if (!conn->paced)
 		return SIZE_MAX;
 	now = clock_us();
 	if (settings->byte_rate > 0)
-		left = bucket_left(conn->extra->byte_arrival, settings->byte_rate, now, &wait);
+		left = bucket_left(conn_extra(conn)->byte_arrival, settings->byte_rate, now, &wait);
 	for (int i = 0; i < SERVER_SCOPES; i++)
 		if (settings->limits[i] != NULL)
-			left = at_most(left, limits_bytes_left(settings->limits[i],
-							       &conn->extra->holds[i], now, &wait));
+			left = at_most(left,
+				       limits_bytes_left(settings->limits[i],
+							 &conn_extra(conn)->holds[i], now, &wait));
 	return (size_t)left;
 }
 
@@ -38,17 +34,17 @@ uint64_t conn_requests_left(const struct conn *conn)
 	const struct server_settings *settings = &conn->server->settings;
 	uint64_t left = PROTO_NO_LIMIT, wait, now;
 
-	if (!is_paced(conn))
+	if (!conn->paced)
 		return PROTO_NO_LIMIT;
 	now = clock_us();
 	if (settings->request_rate > 0)
-		left = bucket_left(conn->extra->request_arrival, settings->request_rate, now,
+		left = bucket_left(conn_extra(conn)->request_arrival, settings->request_rate, now,
 				   &wait);
 	for (int i = 0; i < SERVER_SCOPES; i++)
 		if (settings->limits[i] != NULL)
-			left = at_most(left,
-				       limits_requests_left(settings->limits[i],
-							    &conn->extra->holds[i], now, &wait));
+			left = at_most(left, limits_requests_left(settings->limits[i],
+								  &conn_extra(conn)->holds[i], now,
+								  &wait));
 	return left;
 }
 
@@ -57,21 +53,22 @@ void conn_charge(struct conn *conn, uint64_t bytes, uint64_t requests)
 	const struct server_settings *settings = &conn->server->settings;
 	uint64_t now;
 
-	if (!is_paced(conn) || (bytes == 0 && requests == 0))
+	if (!conn->paced || (bytes == 0 && requests == 0))
 		return;
 	now = clock_us();
 	if (settings->byte_rate > 0 && bytes > 0)
-		bucket_charge(&conn->extra->byte_arrival, settings->byte_rate, bytes, now);
+		bucket_charge(&conn_extra(conn)->byte_arrival, settings->byte_rate, bytes, now);
 	if (settings->request_rate > 0 && requests > 0)
-		bucket_charge(&conn->extra->request_arrival, settings->request_rate, requests, now);
+		bucket_charge(&conn_extra(conn)->request_arrival, settings->request_rate, requests,
+			      now);
 	for (int i = 0; i < SERVER_SCOPES; i++) {
 		if (settings->limits[i] == NULL)
 			continue;
 		if (bytes > 0)
-			limits_charge_bytes(settings->limits[i], &conn->extra->holds[i], bytes,
+			limits_charge_bytes(settings->limits[i], &conn_extra(conn)->holds[i], bytes,
 					    now);
 		if (requests > 0)
-			limits_charge_requests(settings->limits[i], &conn->extra->holds[i],
+			limits_charge_requests(settings->limits[i], &conn_extra(conn)->holds[i],
 					       requests, now);
 	}
 }
@@ -120,10 +117,11 @@ void conn_resume(struct conn *conn)
 	}
 	if (conn->paused) {
 		/* All of it is to be looked at again; where it lies, it may stay. */
-		unsigned char *held = conn->held != NULL ? conn->held : conn->server->buffer;
+		unsigned char *held = conn->has_held ? conn->more->held : conn->server->buffer;
+		size_t len = conn_held(conn);
 
 		conn->paused = false;
-		if (!conn_answer(conn, held, conn->held_len, conn->held_len, true))
+		if (!conn_answer(conn, held, len, len, true))
 			return;
 	}
 	conn_read_on(conn);

@@ -13,6 +13,24 @@ static bool needs_extra(const struct server_settings *settings)
 	return settings->byte_rate > 0 || settings->request_rate > 0 || settings->lifetime_ms > 0;
 }
 
+static bool paces(const struct server_settings *settings)
+{
+	for (int i = 0; i < SERVER_SCOPES; i++)
+		if (settings->limits[i] != NULL && limits_concern_rates(settings->limits[i]))
+			return true;
+	return settings->byte_rate > 0 || settings->request_rate > 0;
+}
+
+static uint64_t never_plain(const struct proto_settings *settings, uint64_t requests,
+			    const unsigned char *data, size_t len)
+{
+	(void)settings;
+	(void)requests;
+	(void)data;
+	(void)len;
+	return PROTO_NO_LIMIT;
+}
+
 struct server *server_new(struct event_base *base, const struct server_settings *settings,
 			  struct counters *counters, void (*idle)(void *arg), void *arg)
 {
@@ -35,7 +53,11 @@ struct server *server_new(struct event_base *base, const struct server_settings 
 	server->idle = idle;
 	server->idle_arg = arg;
 	server->pause_said = INT64_MIN / 2;
+	server->room =
+		settings->max_pending < SERVER_BUFFER ? settings->max_pending : SERVER_BUFFER;
+	server->plain = settings->proto->plain != NULL ? settings->proto->plain : never_plain;
 	server->needs_extra = needs_extra(settings);
+	server->paces = paces(settings);
 	gate_init(&server->gate);
 	server->buffer = malloc(SERVER_BUFFER);
 	if (server->buffer == NULL || server_out_init(&server->out) < 0 ||

@@ -70,7 +70,7 @@ struct server_settings {
 /*
  * A server without listeners. `idle` is called, with `arg`, each time when it no longer accepts and
  * the last connection has ended; it must not free the server. `base`, `counters` must outlive the
- * server. Returns NULL without memory.
+ * server. Returns NULL with errno: without memory or descriptors.
  */
 struct server *server_new(struct event_base *base, const struct server_settings *settings,
 			  struct counters *counters, void (*idle)(void *arg), void *arg);

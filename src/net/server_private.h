@@ -47,10 +47,31 @@ struct server_out {
 /* Returns -1 without memory. */
 int server_out_init(struct server_out *out);
 
+/* Who is at the other end of a Unix socket (SO_PEERCRED, unix(7)). */
+struct unix_peer {
+	sa_family_t family; /* AF_UNIX */
+	pid_t pid;
+	uid_t uid;
+	gid_t gid;
+};
+
+/* As the socket tells it; AF_UNSPEC: it no longer knows. */
+union conn_peer {
+	struct sockaddr any;
+	struct sockaddr_in in;
+	struct sockaddr_in6 in6;
+	struct unix_peer local;
+};
+
+/* In the order of use: what each line needs comes first. */
 struct server {
 	unsigned char *buffer; /* one for all connections: nothing stays in it between two events */
-	struct timeouts timeouts;
+	size_t room;	       /* bytes of it that one recv may fill: never more than max_pending */
+	/* proto->plain, or a function that asks for proto->input every time */
+	uint64_t (*plain)(const struct proto_settings *settings, uint64_t requests,
+			  const unsigned char *data, size_t len);
 	struct counters *counters;
+	struct timeouts timeouts;
 	struct server_settings settings;
 	struct event_base *base;
 	size_t connections;
@@ -63,24 +84,30 @@ struct server {
 	int64_t pause_said; /* when a pause was last logged */
 	struct server_out out;
 	struct gate gate;
+	const struct conn *peer_of; /* `peer` is of this one, which has just come */
+	union conn_peer peer;
 	bool needs_extra; /* of each connection: struct conn_extra */
+	bool paces;	  /* and it limits what they say */
 	void (*idle)(void *arg);
 	void *idle_arg;
 };
 
 enum conn_state {
-	CONN_HEADER,  /* a PROXY header is awaited */
 	CONN_OPEN,    /* reading and answering */
+	CONN_HEADER,  /* a PROXY header is awaited */
 	CONN_CLOSING, /* nothing more is read; the rest of the reply must go out */
 	CONN_LINGER,  /* half-closed; what still comes is thrown away */
 };
 
-/* Who is at the other end of a Unix socket (SO_PEERCRED, unix(7)). */
-struct unix_peer {
-	sa_family_t family; /* AF_UNIX */
-	pid_t pid;
-	uid_t uid;
-	gid_t gid;
+/* Why a connection ends that ends politely. */
+enum conn_end {
+	CONN_ALL_ANSWERED,
+	CONN_ALL_SAID,
+	CONN_CLIENT_CLOSED,
+	CONN_TOO_LONG,
+	CONN_SERVER_STOPS,
+	CONN_LIFETIME,
+	CONN_REFUSED,
 };
 
 /* What only connections need that come through a proxy, or have limits of their own. */
@@ -95,35 +122,51 @@ struct conn_extra {
 	struct proxy_header header;  /* its version is 0 when there was none */
 };
 
+/* What most connections never need, and others only for a while. */
+struct conn_more {
+	unsigned char *held; /* the beginning of a line, allocated only while there is one */
+	size_t held_len;
+	size_t held_cap;
+	struct evbuffer *pending; /* what the kernel did not take, allocated only then */
+	int unacknowledged; /* by the client, when it last took something of what is pending */
+	struct conn_extra *extra; /* NULL: nothing of it is needed */
+	bool has_peer;
+	union conn_peer peer; /* when the kernel may forget it before it is named */
+};
+
+/*
+ * A million of them may be idle: each byte counts. The bits of `unusual` say that an event is no
+ * simple line; all of them are asked in one comparison.
+ */
 struct conn {
 	struct event event;	      /* the only one; its fd is the connection's */
 	struct timeout_entry timeout; /* in exactly one list, always */
 	struct server *server;
-	unsigned char *held; /* the beginning of a line, allocated only while there is one */
-	size_t held_len;
-	size_t held_cap;
-	struct evbuffer *pending;  /* what the kernel did not take, allocated only then */
-	struct conn_extra *extra;  /* NULL: nothing of it is needed */
-	struct proto_state spoken; /* the protocol's own */
+	struct conn_more *more; /* NULL: nothing of it is needed */
+	uint64_t requests;	/* answered */
 	uint64_t bytes_in;
 	uint64_t bytes_out;
-	int64_t accepted_at;
-	int unacknowledged;	/* by the client, when it last took something of what is pending */
-	const char *end_reason; /* once it is closing */
-	enum conn_state state;
-	bool too_long; /* its end is a notice */
-	bool linger;   /* closing at once could destroy the reply */
-	bool shut;     /* the client has sent its FIN */
-	bool paused;   /* `held` may hold whole lines that a limit keeps waiting */
-	bool refused;  /* it is only told why */
-	bool produces; /* a stream without end; nothing is pending then */
+	uint64_t accepted_at : 40; /* clock_coarse_ms: 34 years of uptime */
 	union {
-		struct sockaddr any;
-		struct sockaddr_in in;
-		struct sockaddr_in6 in6;
-		struct unix_peer local;
-	} peer; /* as the socket tells it */
+		struct {
+			uint8_t state : 2;    /* enum conn_state */
+			bool has_held : 1;    /* more->held */
+			bool has_pending : 1; /* more->pending */
+			bool paced : 1;	      /* limits of bytes or requests hold for it */
+			bool produces : 1;    /* a stream without end; nothing is pending then */
+			bool in_line : 1;     /* struct proto_state */
+			bool draining : 1;
+		};
+		uint8_t unusual;
+	};
+	uint8_t end : 3;  /* enum conn_end, once it is closing */
+	bool linger : 1;  /* closing at once could destroy the reply */
+	bool shut : 1;	  /* the client has sent its FIN */
+	bool refused : 1; /* it is only told why */
+	bool paused : 1;  /* what is held may be whole lines that a limit keeps waiting */
 };
+
+_Static_assert(sizeof(struct conn) <= 200, "with all around it, 256 bytes a connection");
 
 /*
  * Take over an accepted connection, which may be refused or served and ended at once. Without
@@ -143,7 +186,18 @@ static inline int conn_fd(const struct conn *conn)
 /* How many bytes wait for the kernel to take them. */
 static inline size_t conn_pending(const struct conn *conn)
 {
-	return conn->pending == NULL ? 0 : evbuffer_get_length(conn->pending);
+	return conn->has_pending ? evbuffer_get_length(conn->more->pending) : 0;
+}
+
+static inline size_t conn_held(const struct conn *conn)
+{
+	return conn->has_held ? conn->more->held_len : 0;
+}
+
+/* NULL: it has nothing of the kind. */
+static inline struct conn_extra *conn_extra(const struct conn *conn)
+{
+	return conn->more == NULL ? NULL : conn->more->extra;
 }
 
 /* The beginning of the conversation: who it is is known, and may come. */
@@ -151,10 +205,6 @@ bool conn_begin(struct conn *conn);
 
 /* What the client has sent; `fresh` of the `len` bytes were never shown to the protocol. */
 bool conn_answer(struct conn *conn, unsigned char *data, size_t len, size_t fresh, bool full);
-
-/* Keep bytes for later. */
-bool conn_hold(struct conn *conn, const unsigned char *rest, size_t len);
-void conn_release_held(struct conn *conn);
 
 /* Wait for what must come next: the client's bytes, or room for what is pending, or both. */
 bool conn_watch(struct conn *conn);
@@ -173,10 +223,36 @@ void conn_read_on(struct conn *conn);
 /* Part of server_drain. */
 void conn_drain(struct conn *conn);
 
+/* ---- more.c: what most connections never need ------------------------------------------------ */
+
+/* NULL without memory. */
+struct conn_more *conn_get_more(struct conn *conn);
+void conn_more_free(struct conn *conn);
+
+/* Keep the beginning of a line for later. */
+bool conn_hold(struct conn *conn, const unsigned char *rest, size_t len);
+void conn_release_held(struct conn *conn);
+
+/* Returns false without memory, and nothing has changed. */
+bool conn_enlarge_held(struct conn *conn);
+
+/* Keep what the kernel does not take now. */
+bool conn_keep_pending(struct conn *conn, const unsigned char *data, size_t len);
+void conn_release_pending(struct conn *conn);
+
+/* Whom accept(2) named. */
+void conn_set_peer(struct conn *conn, const struct sockaddr *peer, socklen_t len);
+
+/* Who is at the other end of the socket; valid until the next call. */
+const union conn_peer *conn_peer(const struct conn *conn);
+
+/* Remember it: the kernel forgets who has reset a connection. */
+void conn_keep_peer(struct conn *conn);
+
 /* ---- ending.c: how it ends ------------------------------------------------------------------ */
 
 /* Nothing more is read; the end comes once the reply is out. */
-void conn_begin_end(struct conn *conn, const char *reason);
+void conn_begin_end(struct conn *conn, enum conn_end end);
 
 /* All of the reply is with the kernel. */
 void conn_finish(struct conn *conn);
@@ -188,8 +264,8 @@ void conn_discard(struct conn *conn);
 void conn_close(struct conn *conn, const char *reason, _Atomic uint64_t *counter);
 void conn_close_on_error(struct conn *conn, int error);
 
-/* How many bytes the kernel holds that the client has not acknowledged (tcp(7), SIOCOUTQ). */
-int conn_unacknowledged(const struct conn *conn);
+/* Take note of what the client has acknowledged so far. */
+void conn_note_progress(struct conn *conn);
 
 /* For struct timeouts. */
 void conn_expired(struct timeout_entry *entry);

@@ -10,7 +10,7 @@ void stream_end(struct conn *conn)
 	if (conn->state != CONN_OPEN)
 		return;
 	conn->linger = true;
-	conn_begin_end(conn, "the server stops");
+	conn_begin_end(conn, CONN_SERVER_STOPS);
 }
 
 /*
@@ -69,7 +69,7 @@ void stream_produce(struct conn *conn)
 		conn_charge(conn, (uint64_t)sent, 0);
 	}
 	/* Also when the kernel took all: it may say only much later that it takes more. */
-	conn->unacknowledged = conn_unacknowledged(conn);
+	conn_note_progress(conn);
 	timeouts_move(&server->timeouts, &conn->timeout, TIMEOUT_WRITE, clock_coarse_ms());
 	conn_watch_for(conn, conn->shut ? EV_WRITE : EV_READ | EV_WRITE);
 }

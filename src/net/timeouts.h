@@ -1,17 +1,27 @@
 /*
  * Time-outs of many connections with one timer. Each kind of time-out is a list ordered by last
- * activity: activity moves an entry to the end, and only the front is ever looked at. No timer is
- * touched for a line.
+ * activity: activity moves an entry to the end, and only the front is ever looked at.
+ *
+ * Hearing from a client must cost next to nothing: no timer is touched, no clock is read and mostly
+ * no list is changed for a line. Time passes in ticks then: whoever is heard within a tick counts
+ * as heard at its end. So nobody's time is ever cut short, and it may be one tick longer. Nothing
+ * ticks while nobody is heard.
+ *
+ * The timer is a timerfd: one in libevent's own heap would cost two clock calls in each turn of the
+ * loop (event_base_loop looks how long it may wait, and what has come due).
  */
 #ifndef ECHOD_NET_TIMEOUTS_H
 #define ECHOD_NET_TIMEOUTS_H
 
+#include <event2/event_struct.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/queue.h>
 
 struct event_base;
-struct event;
+
+#define TIMEOUTS_TICK_MS 50
 
 enum timeout_kind {
 	TIMEOUT_IDLE,	  /* neither side has sent anything */
@@ -26,45 +36,73 @@ enum timeout_kind {
 
 struct timeout_entry {
 	TAILQ_ENTRY(timeout_entry) link;
-	int64_t since; /* last activity, clock_coarse_ms */
-	enum timeout_kind kind;
+	uint64_t stamp; /* its kind, and when its last activity was */
 };
 
 TAILQ_HEAD(timeout_list, timeout_entry);
 
 struct timeouts {
+	uint64_t stamp;	 /* of who is heard in this tick; TIMEOUTS_NO_TICK: nothing ticks */
+	bool heard;	 /* anybody in this tick */
+	int64_t tick_at; /* its end, while it ticks */
 	struct timeout_list lists[TIMEOUT_KINDS];
 	int64_t after_ms[TIMEOUT_KINDS]; /* 0: never */
-	struct event *sweep;
+	int fd;				 /* timerfd_create(2) */
+	struct event event;
 	int64_t sweep_at; /* when the timer is due; INT64_MAX: not armed */
 	void (*expired)(struct timeout_entry *entry);
 };
 
-/* `expired` must take the entry out of its list (or move it). Returns 0, or -1 without memory. */
+/*
+ * `expired` must take the entry out of its list (or move it). Returns 0, or -1 with errno: without
+ * memory or descriptors.
+ */
 int timeouts_init(struct timeouts *timeouts, struct event_base *base,
 		  const int64_t after_ms[TIMEOUT_KINDS],
 		  void (*expired)(struct timeout_entry *entry));
 void timeouts_free(struct timeouts *timeouts);
 
+/* `now`, here and below, is clock_coarse_ms. */
 void timeouts_add(struct timeouts *timeouts, struct timeout_entry *entry, enum timeout_kind kind,
 		  int64_t now);
 void timeouts_remove(struct timeouts *timeouts, struct timeout_entry *entry);
 
-/* Something happened on this connection. */
-static inline void timeouts_touch(struct timeouts *timeouts, struct timeout_entry *entry,
-				  int64_t now)
-{
-	struct timeout_list *list = &timeouts->lists[entry->kind];
-
-	if (entry->since == now)
-		return; /* equal times may stand in any order */
-	entry->since = now;
-	TAILQ_REMOVE(list, entry, link);
-	TAILQ_INSERT_TAIL(list, entry, link);
-}
-
-/* Change the kind; counts as activity. */
+/* Change the kind, or keep it; counts as activity. */
 void timeouts_move(struct timeouts *timeouts, struct timeout_entry *entry, enum timeout_kind kind,
 		   int64_t now);
+
+/* No stamp looks so. */
+#define TIMEOUTS_NO_TICK UINT64_MAX
+
+#define TIMEOUTS_KIND_BITS 3
+_Static_assert(TIMEOUT_KINDS <= 1 << TIMEOUTS_KIND_BITS, "a kind has its place in the stamp");
+
+static inline uint64_t timeouts_stamp(enum timeout_kind kind, int64_t since)
+{
+	return (uint64_t)since << TIMEOUTS_KIND_BITS | (uint64_t)kind;
+}
+
+static inline enum timeout_kind timeout_kind(const struct timeout_entry *entry)
+{
+	return (enum timeout_kind)(entry->stamp & ((1 << TIMEOUTS_KIND_BITS) - 1));
+}
+
+static inline int64_t timeout_since(const struct timeout_entry *entry)
+{
+	return (int64_t)(entry->stamp >> TIMEOUTS_KIND_BITS);
+}
+
+/* Part of timeouts_heard. */
+void timeouts_heard_first(struct timeouts *timeouts, struct timeout_entry *entry);
+
+/*
+ * This client has sent something: silence begins anew, TIMEOUT_FIRST turns into TIMEOUT_IDLE. What
+ * other kinds wait for is something else.
+ */
+static inline void timeouts_heard(struct timeouts *timeouts, struct timeout_entry *entry)
+{
+	if (__builtin_expect(entry->stamp != timeouts->stamp, false))
+		timeouts_heard_first(timeouts, entry);
+}
 
 #endif

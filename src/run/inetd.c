@@ -18,6 +18,7 @@
 #include "os/listen.h"
 #include "os/memory_file.h"
 #include "os/privileges.h"
+#include "run/loop.h"
 #include "run/signals.h"
 #include "run/settings.h"
 #include "run/supervisor.h"
@@ -281,11 +282,11 @@ static int make_server(struct inetd *inetd, struct error *err)
 	settings.read_at_accept = false;
 	for (int i = 0; i < SERVER_SCOPES; i++)
 		settings.limits[i] = inetd->limits[i];
-	inetd->base = supervisor_make_base();
+	inetd->base = loop_new();
 	if (inetd->base != NULL)
 		inetd->server =
 			server_new(inetd->base, &settings, &inetd->counters, on_idle, inetd);
-	return inetd->server == NULL ? error_set(err, EXIT_FAILED, "no memory to serve") : 0;
+	return inetd->server == NULL ? error_errno(err, "cannot serve") : 0;
 }
 
 static int serve(struct inetd *inetd, struct error *err)

@@ -1,4 +1,6 @@
-/* What the supervisor's loop and log are made of. */
+/* What the loops, and the supervisor's log, are made of. */
+#include "run/loop.h"
+
 #include <event2/event.h>
 #include <stdlib.h>
 
@@ -45,11 +47,7 @@ static void on_libevent_fatal(int error)
 	abort(); /* a fatal signal: recorded, and the pidfile goes */
 }
 
-/*
- * With the true time for each timer: what took long in one turn, a name that had to be looked up,
- * must not shorten the time that others are given after it.
- */
-struct event_base *supervisor_make_base(void)
+struct event_base *loop_new(void)
 {
 	struct event_config *config = event_config_new();
 	struct event_base *base = NULL;

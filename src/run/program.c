@@ -18,6 +18,7 @@
 #include "run/child_process.h"
 #include "run/family.h"
 #include "run/leader.h"
+#include "run/loop.h"
 #include "run/output.h"
 #include "run/signals.h"
 
@@ -432,7 +433,7 @@ static int set_up(struct keeper *keeper, struct error *err)
 		return -1;
 	/* The loop of the supervisor is left alone: freeing it here would end its epoll
 	 * registrations. */
-	keeper->base = event_base_new();
+	keeper->base = loop_new();
 	if (keeper->base == NULL)
 		return error_set(err, EXIT_FAILED, "cannot make an event loop");
 	return add_events(keeper, signals, err);

@@ -18,6 +18,7 @@
 #include "os/notify.h"
 #include "run/control.h"
 #include "run/lifecycle.h"
+#include "run/loop.h"
 #include "run/orphans.h"
 #include "run/restart.h"
 #include "run/signals.h"
@@ -410,7 +411,7 @@ static void on_wakeup(evutil_socket_t fd, short what, void *arg)
 
 int supervisor_make_loop(struct supervisor *supervisor, int wakeup, struct error *err)
 {
-	supervisor->base = supervisor_make_base();
+	supervisor->base = loop_new();
 	if (supervisor->base == NULL)
 		return error_set(err, EXIT_FAILED, "cannot make an event loop");
 	supervisor->wakeup =

@@ -123,9 +123,6 @@ int supervisor_become(const int *keep, size_t keep_count, struct error *err);
 /* The start ends here: say why, to the log and to who waits, and end what was begun. */
 void supervisor_start_failed(struct supervisor *supervisor, const struct error *failure);
 
-/* The event loop, whose messages go to our log. NULL without memory. */
-struct event_base *supervisor_make_base(void);
-
 /* The event loop's own events. */
 int supervisor_make_loop(struct supervisor *supervisor, int wakeup, struct error *err);
 

@@ -11,6 +11,7 @@
 #include "os/daemonize.h"
 #include "run/channel.h"
 #include "run/child_process.h"
+#include "run/loop.h"
 #include "run/settings.h"
 #include "run/signals.h"
 #include "run/tables.h"
@@ -187,12 +188,12 @@ static int make_server(struct worker *worker, struct error *err)
 
 	if (make_settings(worker, &settings, err) < 0)
 		return -1;
-	worker->base = event_base_new();
+	worker->base = loop_new();
 	if (worker->base == NULL)
 		return error_set(err, EXIT_FAILED, "cannot make an event loop");
 	worker->server = server_new(worker->base, &settings, worker->counters, on_idle, worker);
 	if (worker->server == NULL)
-		return error_set(err, EXIT_FAILED, "no memory to serve");
+		return error_errno(err, "cannot serve");
 	for (size_t i = 0; i < worker->start->socket_count; i++)
 		if (server_add_socket(worker->server, worker->start->sockets[i].fd, err) < 0)
 			return -1;

@@ -16,6 +16,16 @@ static struct proto_verdict echo_input(const struct proto_settings *settings,
 	return (struct proto_verdict){len, len, 0, at_end ? PROTO_CLOSE : PROTO_MORE};
 }
 
+static uint64_t echo_plain(const struct proto_settings *settings, uint64_t requests,
+			   const unsigned char *data, size_t len)
+{
+	(void)settings;
+	(void)requests;
+	(void)data;
+	(void)len;
+	return 0;
+}
+
 static const unsigned char *echo_datagram(const struct proto_settings *settings,
 					  const struct proto_facts *facts, unsigned char *data,
 					  size_t len, unsigned char *room, size_t *reply)
@@ -30,5 +40,6 @@ static const unsigned char *echo_datagram(const struct proto_settings *settings,
 const struct proto proto_echo = {
 	.name = "echo",
 	.input = echo_input,
+	.plain = echo_plain,
 	.datagram = echo_datagram,
 };

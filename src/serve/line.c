@@ -176,10 +176,9 @@ static size_t take_lines(const struct proto_settings *settings, uint64_t left,
 	return from;
 }
 
-/* Everything, with any settings. */
-static struct proto_verdict input(const struct proto_settings *settings, struct proto_state *state,
-				  unsigned char *data, size_t len, size_t seen, bool at_end,
-				  struct proto_out *out)
+static struct proto_verdict line_input(const struct proto_settings *settings,
+				       struct proto_state *state, unsigned char *data, size_t len,
+				       size_t seen, bool at_end, struct proto_out *out)
 {
 	struct proto_verdict verdict = {0, 0, 0, PROTO_MORE};
 	uint64_t left = requests_left(settings, state);
@@ -213,21 +212,25 @@ static struct proto_verdict input(const struct proto_settings *settings, struct 
 	return verdict;
 }
 
-/*
- * Nearly always, what comes is one line, and all is left as usual: that is seen with as few
- * instructions as can be.
- */
-static struct proto_verdict line_input(const struct proto_settings *settings,
-				       struct proto_state *state, unsigned char *data, size_t len,
-				       size_t seen, bool at_end, struct proto_out *out)
+static uint64_t line_plain(const struct proto_settings *settings, uint64_t requests,
+			   const unsigned char *data, size_t len)
 {
-	if (settings->delimiter == PROTO_LF && settings->transform == PROTO_UNCHANGED && !at_end &&
-	    seen < len && len <= settings->max_line && requests_left(settings, state) > 1 &&
-	    memchr(data + seen, '\n', len - seen) == data + len - 1) {
-		state->in_line = false;
-		return (struct proto_verdict){len, len, 1, PROTO_MORE};
+	const unsigned char *end = data + len;
+	uint64_t left = settings->max_requests - requests;
+
+	if (settings->delimiter != PROTO_LF || settings->transform != PROTO_UNCHANGED ||
+	    len > settings->max_line)
+		return PROTO_NO_LIMIT;
+	for (requests = 1; requests < left; requests++) {
+		const unsigned char *at = memchr(data, '\n', (size_t)(end - data));
+
+		if (at == end - 1)
+			return requests;
+		if (at == NULL)
+			break;
+		data = at + 1;
 	}
-	return input(settings, state, data, len, seen, at_end, out);
+	return PROTO_NO_LIMIT;
 }
 
 static enum proto_next line_open(const struct proto_settings *settings,
@@ -281,7 +284,7 @@ static const unsigned char *line_datagram(const struct proto_settings *settings,
 	*reply = len;
 	if (settings->transform == PROTO_UNCHANGED)
 		return data;
-	input(&whole, &state, data, len, 0, true, &to_room.out);
+	line_input(&whole, &state, data, len, 0, true, &to_room.out);
 	if (settings->transform != PROTO_HEX)
 		return data;
 	*reply = most - to_room.left;
@@ -292,5 +295,6 @@ const struct proto proto_line = {
 	.name = "line",
 	.open = line_open,
 	.input = line_input,
+	.plain = line_plain,
 	.datagram = line_datagram,
 };

@@ -12,8 +12,10 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -76,6 +78,14 @@ struct scene {
 static bool stopped;
 static struct timespec stopped_at;
 
+static struct timespec later(struct timespec time, int64_t ms)
+{
+	time.tv_nsec += ms % 1000 * 1000000;
+	time.tv_sec += ms / 1000 + time.tv_nsec / 1000000000;
+	time.tv_nsec %= 1000000000;
+	return time;
+}
+
 /* Instead of libc's, for libevent as well. */
 int clock_gettime(clockid_t id, struct timespec *time)
 {
@@ -83,6 +93,42 @@ int clock_gettime(clockid_t id, struct timespec *time)
 		return (int)syscall(SYS_clock_gettime, id, time);
 	*time = stopped_at;
 	return 0;
+}
+
+/* The timer of the server's time-outs, which tells its time likewise. */
+static int timer = -1;
+static struct timespec timer_due; /* 0: not armed */
+
+int timerfd_create(clockid_t clock, int flags)
+{
+	(void)clock;
+	(void)flags;
+	timer = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	timer_due = (struct timespec){0, 0};
+	return timer;
+}
+
+int timerfd_settime(int fd, int flags, const struct itimerspec *new, struct itimerspec *old)
+{
+	uint64_t times;
+
+	(void)old;
+	FUZZ_CHECK(fd == timer && flags == 0);
+	FUZZ_CHECK(read(fd, &times, sizeof(times)) >= 0 || errno == EAGAIN);
+	timer_due =
+		later(stopped_at, new->it_value.tv_sec * 1000 + new->it_value.tv_nsec / 1000000);
+	return 0;
+}
+
+static void ring(void)
+{
+	const uint64_t once = 1;
+
+	if (timer_due.tv_sec == 0 || timer_due.tv_sec > stopped_at.tv_sec ||
+	    (timer_due.tv_sec == stopped_at.tv_sec && timer_due.tv_nsec > stopped_at.tv_nsec))
+		return;
+	timer_due = (struct timespec){0, 0};
+	FUZZ_CHECK(write(timer, &once, sizeof(once)) == sizeof(once));
 }
 
 static void run(struct scene *scene)
@@ -94,9 +140,8 @@ static void run(struct scene *scene)
 
 static void pass(struct scene *scene, int64_t ms)
 {
-	stopped_at.tv_nsec += ms % 1000 * 1000000;
-	stopped_at.tv_sec += ms / 1000 + stopped_at.tv_nsec / 1000000000;
-	stopped_at.tv_nsec %= 1000000000;
+	stopped_at = later(stopped_at, ms);
+	ring();
 	scene->elapsed += ms;
 	scene->lingered = scene->elapsed >= LINGER_MS;
 	run(scene);

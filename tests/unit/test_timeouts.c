@@ -4,6 +4,7 @@
 #include <event2/event.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/timerfd.h>
 
 #include "base/clock.h"
 #include "net/timeouts.h"
@@ -91,6 +92,14 @@ static void run_for(struct fixture *f, int ms)
 	event_free(timer);
 }
 
+static bool is_armed(const struct fixture *f)
+{
+	struct itimerspec left;
+
+	assert_int_equal(timerfd_gettime(f->timeouts.fd, &left), 0);
+	return left.it_value.tv_sec != 0 || left.it_value.tv_nsec != 0;
+}
+
 static void entries_expire_in_the_order_of_their_last_activity(void **state)
 {
 	struct fixture *f = *state;
@@ -100,7 +109,7 @@ static void entries_expire_in_the_order_of_their_last_activity(void **state)
 	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, now - 2);
 	timeouts_add(&f->timeouts, &b, TIMEOUT_IDLE, now - 1);
 	timeouts_add(&f->timeouts, &c, TIMEOUT_IDLE, now - 1);
-	timeouts_touch(&f->timeouts, &a, now);
+	timeouts_move(&f->timeouts, &a, TIMEOUT_IDLE, now);
 	run_until_expired(f, 3);
 	assert_ptr_equal(f->expired[0], &b);
 	assert_ptr_equal(f->expired[1], &c);
@@ -132,7 +141,7 @@ static void activity_postpones(void **state)
 	timeouts_add(&f->timeouts, &b, TIMEOUT_IDLE, now);
 	run_for(f, IDLE_MS / 2);
 	now = clock_coarse_ms();
-	timeouts_touch(&f->timeouts, &a, now);
+	timeouts_move(&f->timeouts, &a, TIMEOUT_IDLE, now);
 	run_until_expired(f, 2);
 	assert_ptr_equal(f->expired[0], &b);
 	assert_ptr_equal(f->expired[1], &a);
@@ -146,7 +155,7 @@ static void a_time_of_zero_is_never(void **state)
 	int64_t now = clock_coarse_ms();
 
 	timeouts_add(&f->timeouts, &never, TIMEOUT_LINGER, now - 1000000);
-	assert_false(evtimer_pending(f->timeouts.sweep, NULL));
+	assert_false(is_armed(f));
 	timeouts_add(&f->timeouts, &soon, TIMEOUT_IDLE, now);
 	run_until_expired(f, 1);
 	assert_ptr_equal(f->expired[0], &soon);
@@ -176,7 +185,7 @@ static void a_moved_entry_expires_by_its_new_kind(void **state)
 
 	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, now);
 	timeouts_move(&f->timeouts, &a, TIMEOUT_WRITE, now);
-	assert_int_equal(a.kind, TIMEOUT_WRITE);
+	assert_int_equal(timeout_kind(&a), TIMEOUT_WRITE);
 	run_until_expired(f, 1);
 	assert_true(f->expired_at[0] >= now + WRITE_MS);
 }
@@ -209,10 +218,99 @@ static void activity_touches_no_timer(void **state)
 	armed = f->timeouts.sweep_at;
 	assert_int_equal(armed, now + IDLE_MS);
 	for (int i = 1; i <= 10; i++)
-		timeouts_touch(&f->timeouts, &a, now + i);
+		timeouts_move(&f->timeouts, &a, TIMEOUT_IDLE, now + i);
 	assert_int_equal(f->timeouts.sweep_at, armed);
-	assert_int_equal(a.since, now + 10);
+	assert_int_equal(timeout_since(&a), now + 10);
 	timeouts_remove(&f->timeouts, &a);
+}
+
+/* ---- Who is heard --------------------------------------------------------------------------- */
+
+/* Of several, as each time may be a slow machine's. */
+static void who_is_heard_is_never_ended_early(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry a;
+	int64_t heard;
+
+	for (size_t i = 1; i <= 10; i++) {
+		timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, clock_coarse_ms());
+		run_for(f, (int)(i * 7 % IDLE_MS));
+		if (f->count == i)
+			continue; /* it was late, and its time was over before it could be heard */
+		heard = clock_coarse_ms();
+		timeouts_heard(&f->timeouts, &a);
+		run_until_expired(f, i);
+		assert_true(f->expired_at[i - 1] >= heard + IDLE_MS);
+		assert_true(timeout_since(&a) <= heard + TIMEOUTS_TICK_MS);
+	}
+}
+
+static void a_line_changes_nothing_but_the_first_in_a_tick(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry a, b;
+	int64_t now = clock_coarse_ms();
+
+	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, now);
+	timeouts_add(&f->timeouts, &b, TIMEOUT_IDLE, now);
+	timeouts_heard(&f->timeouts, &a);
+	assert_ptr_equal(TAILQ_LAST(&f->timeouts.lists[TIMEOUT_IDLE], timeout_list), &a);
+	timeouts_heard(&f->timeouts, &b);
+	timeouts_heard(&f->timeouts, &a);
+	assert_ptr_equal(TAILQ_LAST(&f->timeouts.lists[TIMEOUT_IDLE], timeout_list), &b);
+	assert_int_equal(timeout_since(&a), timeout_since(&b));
+	timeouts_remove(&f->timeouts, &a);
+	timeouts_remove(&f->timeouts, &b);
+}
+
+static void the_first_byte_ends_the_wait_for_it(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry a;
+
+	timeouts_add(&f->timeouts, &a, TIMEOUT_FIRST, clock_coarse_ms());
+	timeouts_heard(&f->timeouts, &a);
+	assert_int_equal(timeout_kind(&a), TIMEOUT_IDLE);
+	run_until_expired(f, 1);
+}
+
+static void what_waits_for_something_else_is_not_heard(void **state)
+{
+	static const enum timeout_kind others[] = {TIMEOUT_WRITE, TIMEOUT_LINGER, TIMEOUT_HEADER,
+						   TIMEOUT_THROTTLE};
+	struct fixture *f = *state;
+	struct timeout_entry a;
+	int64_t now = clock_coarse_ms();
+
+	for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++) {
+		timeouts_add(&f->timeouts, &a, others[i], now);
+		timeouts_heard(&f->timeouts, &a);
+		assert_int_equal(timeout_kind(&a), others[i]);
+		assert_int_equal(timeout_since(&a), now);
+		timeouts_remove(&f->timeouts, &a);
+	}
+}
+
+/* A daemon that nobody talks to is never woken. */
+static void nothing_ticks_when_nobody_is_heard(void **state)
+{
+	struct fixture *f = *state;
+	struct timeout_entry never;
+	int64_t begun = clock_coarse_ms();
+
+	f->timeouts.after_ms[TIMEOUT_IDLE] = 0;
+	timeouts_add(&f->timeouts, &never, TIMEOUT_IDLE, begun);
+	assert_false(is_armed(f));
+	timeouts_heard(&f->timeouts, &never);
+	assert_true(is_armed(f));
+	while (is_armed(f) && clock_coarse_ms() < begun + LIMIT_MS)
+		event_base_loop(f->base, EVLOOP_ONCE);
+	assert_false(is_armed(f));
+	assert_true(f->timeouts.sweep_at == INT64_MAX);
+	timeouts_heard(&f->timeouts, &never);
+	assert_true(is_armed(f));
+	timeouts_remove(&f->timeouts, &never);
 }
 
 static void without_entries_no_timer_runs(void **state)
@@ -220,11 +318,11 @@ static void without_entries_no_timer_runs(void **state)
 	struct fixture *f = *state;
 	struct timeout_entry a;
 
-	assert_false(evtimer_pending(f->timeouts.sweep, NULL));
+	assert_false(is_armed(f));
 	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, clock_coarse_ms());
 	run_until_expired(f, 1);
 	/* The break came from inside the sweep; it has ended, and there was nothing to arm for. */
-	assert_false(evtimer_pending(f->timeouts.sweep, NULL));
+	assert_false(is_armed(f));
 	assert_true(f->timeouts.sweep_at == INT64_MAX);
 }
 
@@ -259,16 +357,16 @@ static void many_entries_under_random_activity_all_expire_in_their_time(void **s
 		struct timeout_entry *one = &entries[support_random_below(&random, MANY)];
 
 		if (support_random_below(&random, 2) == 0)
-			timeouts_touch(&f->timeouts, one, clock_coarse_ms());
+			timeouts_heard(&f->timeouts, one);
 		else
 			timeouts_move(&f->timeouts, one, TIMEOUT_WRITE, clock_coarse_ms());
 	}
 	run_until_expired(f, MANY);
 	for (size_t i = 0; i < MANY; i++) {
 		struct timeout_entry *one = f->expired[i];
-		int64_t after = one->kind == TIMEOUT_IDLE ? IDLE_MS : WRITE_MS;
+		int64_t after = timeout_kind(one) == TIMEOUT_IDLE ? IDLE_MS : WRITE_MS;
 
-		assert_true(f->expired_at[i] >= one->since + after);
+		assert_true(f->expired_at[i] >= timeout_since(one) + after);
 	}
 	free(entries);
 }
@@ -286,6 +384,11 @@ int main(void)
 		TEST(a_moved_entry_expires_by_its_new_kind),
 		TEST(an_entry_may_move_when_it_expires),
 		TEST(activity_touches_no_timer),
+		TEST(who_is_heard_is_never_ended_early),
+		TEST(a_line_changes_nothing_but_the_first_in_a_tick),
+		TEST(the_first_byte_ends_the_wait_for_it),
+		TEST(what_waits_for_something_else_is_not_heard),
+		TEST(nothing_ticks_when_nobody_is_heard),
 		TEST(without_entries_no_timer_runs),
 		TEST(a_sooner_entry_brings_the_timer_forward),
 		TEST(many_entries_under_random_activity_all_expire_in_their_time),
