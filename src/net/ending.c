@@ -77,16 +77,35 @@ void conn_note_progress(struct conn *conn)
  * The kernel reports a socket writable only when a third of its buffer is free: a slow client may
  * have taken much meanwhile. Only one that took nothing is at its end.
  */
-static bool takes_something(struct conn *conn, enum timeout_kind kind)
+static bool takes_something(struct conn *conn)
 {
+	struct conn_more *more = conn->more;
 	int left = unacknowledged(conn);
-	bool progress = conn->more != NULL && left < conn->more->unacknowledged;
+	bool progress = more != NULL && left < more->unacknowledged;
 
 	if (progress) {
-		conn->more->unacknowledged = left;
-		timeouts_move(&conn->server->timeouts, &conn->timeout, kind, clock_coarse_ms());
+		more->unacknowledged = left;
+		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_WRITE,
+			      clock_coarse_ms());
 	}
 	return progress;
+}
+
+/*
+ * The kernel may still be sending a long reply, which is no silence. Most have long been
+ * acknowledged when anybody looks for the first time; the FIN, which counts as one byte, says
+ * nothing.
+ */
+static bool still_takes_reply(struct conn *conn)
+{
+	int left = unacknowledged(conn);
+	int before = conn->more == NULL ? 0 : conn->more->unacknowledged;
+
+	if (left <= 1 || (before > 0 && left >= before))
+		return false;
+	conn_note_progress(conn);
+	timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_LINGER, clock_coarse_ms());
+	return conn->more != NULL;
 }
 
 static const char *end_text(const struct conn *conn)
@@ -112,10 +131,10 @@ void conn_finish(struct conn *conn)
 		/*
 		 * close() with unread bytes in the receive queue, or bytes that still arrive, makes
 		 * the kernel send a reset, and that can overtake the reply (RFC 1122,
-		 * section 4.2.2.13). A FIN cannot. The kernel counts it as well: its
-		 * acknowledgement is no progress, so the look at the queue comes before it.
+		 * section 4.2.2.13). A FIN cannot.
 		 */
-		conn_note_progress(conn);
+		if (conn->more != NULL)
+			conn->more->unacknowledged = 0;
 		shutdown(conn_fd(conn), SHUT_WR);
 		conn->state = CONN_LINGER;
 		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_LINGER,
@@ -199,14 +218,13 @@ void conn_expired(struct timeout_entry *entry)
 		conn_resume(conn);
 		break;
 	case TIMEOUT_WRITE:
-		if (takes_something(conn, TIMEOUT_WRITE))
+		if (takes_something(conn))
 			break;
 		conn_close(conn, "write_timeout: the client does not read",
 			   &counters->write_timeouts);
 		break;
 	default:
-		/* The kernel may still be sending a long reply: that is no silence. */
-		if (takes_something(conn, TIMEOUT_LINGER))
+		if (still_takes_reply(conn))
 			break;
 		conn_close(conn, end_text(conn), NULL);
 	}

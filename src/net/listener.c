@@ -90,21 +90,49 @@ static int accept_one(struct listener *listener)
 	}
 }
 
+/*
+ * To ask for one connection too many costs a system call. Where they come one by one, nobody asks
+ * for a second one for a while, twice as long each time: if one waits all the same, epoll says so
+ * in the next turn. Not while so much is answered in each turn that the next one may be far away.
+ */
+static bool asks_for_one(struct listener *listener)
+{
+	uint64_t requests = counter_get(&listener->server->counters->requests);
+	bool busy = requests - listener->requests > SERVER_BUSY_TURN;
+
+	listener->requests = requests;
+	if (busy || listener->single == 0)
+		return false;
+	listener->single--;
+	return true;
+}
+
+static void learn(struct listener *listener, int accepted)
+{
+	if (accepted > 1)
+		listener->alone = 0;
+	else if (listener->alone < SERVER_SINGLE_MAX)
+		listener->alone = listener->alone * 2 + 1;
+	listener->single = listener->alone;
+}
+
 static void on_acceptable(evutil_socket_t fd, short what, void *arg)
 {
 	struct listener *listener = arg;
+	int accepted = 0, result = 1;
 
 	(void)fd;
 	(void)what;
-	/* Bounded, so that a flood of new clients does not starve those that are served. */
-	for (int i = 0; i < SERVER_ACCEPTS_TURN; i++) {
-		int result = accept_one(listener);
-
-		if (result < 0)
-			pause_accepting(listener->server, errno);
-		if (result <= 0)
-			return;
+	if (asks_for_one(listener)) {
+		result = accept_one(listener);
+	} else {
+		/* Bounded, so that a flood of new clients does not starve those that are served. */
+		for (; accepted < SERVER_ACCEPTS_TURN && result > 0; accepted += result > 0)
+			result = accept_one(listener);
+		learn(listener, accepted);
 	}
+	if (result < 0)
+		pause_accepting(listener->server, errno);
 }
 
 static bool is_datagram(int fd)

@@ -19,6 +19,8 @@
 #define SERVER_HEADER_MS    5000
 #define SERVER_THROTTLE_MS  20 /* how often a connection that a limit stopped is looked at */
 #define SERVER_ACCEPTS_TURN 64
+#define SERVER_SINGLE_MAX   63 /* times in a row that only one connection is asked for */
+#define SERVER_BUSY_TURN    16 /* requests between two of these */
 /* So many refused clients are told why at a time, which takes a descriptor for up to 2 s. */
 #define SERVER_REFUSED_MAX 256
 #define SERVER_PAUSE_MS	   100
@@ -32,8 +34,11 @@ struct listener {
 	struct listener *next;	   /* in the order of their numbers */
 	struct server *server;
 	int fd;
-	bool accepts;  /* when accepting is not paused */
-	bool given_up; /* by all others */
+	unsigned single;   /* so many more times, no second connection is asked for */
+	unsigned alone;	   /* what `single` was last set to, because none had waited */
+	uint64_t requests; /* answered when connections last came */
+	bool accepts;	   /* when accepting is not paused */
+	bool given_up;	   /* by all others */
 };
 
 /* What a protocol writes, until it goes to the client. */
@@ -128,7 +133,8 @@ struct conn_more {
 	size_t held_len;
 	size_t held_cap;
 	struct evbuffer *pending; /* what the kernel did not take, allocated only then */
-	int unacknowledged; /* by the client, when it last took something of what is pending */
+	/* By the client, when it last took something; of one that lingers 0 until anybody looks. */
+	int unacknowledged;
 	struct conn_extra *extra; /* NULL: nothing of it is needed */
 	bool has_peer;
 	union conn_peer peer; /* when the kernel may forget it before it is named */
