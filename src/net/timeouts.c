@@ -8,6 +8,9 @@
 
 #include "base/clock.h"
 
+/* A tick that ends no later than this costs nobody a look at all who were heard in it. */
+#define TICK_SPARE_MS 10
+
 static void arm(struct timeouts *timeouts, int64_t due, int64_t now)
 {
 	int64_t wait = due > now ? due - now : 1;
@@ -27,18 +30,42 @@ static void arm_earlier(struct timeouts *timeouts, int64_t due, int64_t now)
 
 /* ---- Ticks ---------------------------------------------------------------------------------- */
 
+/* The tick ends early enough for a loop that is a little late. */
+static int64_t tick_due(const struct timeouts *timeouts)
+{
+	return timeouts->tick_at - TICK_SPARE_MS;
+}
+
 static void begin_tick(struct timeouts *timeouts, int64_t now)
 {
 	timeouts->heard = false;
 	timeouts->tick_at = now + TIMEOUTS_TICK_MS;
 	timeouts->stamp = timeouts_stamp(TIMEOUT_IDLE, timeouts->tick_at);
-	arm_earlier(timeouts, timeouts->tick_at, now);
+	arm_earlier(timeouts, tick_due(timeouts), now);
+}
+
+/* Whoever was heard in this tick, which took too long, may have been heard only just now. */
+static void postpone_heard(struct timeouts *timeouts, int64_t now)
+{
+	int64_t begun = timeouts->tick_at - TIMEOUTS_TICK_MS;
+	struct timeout_entry *entry;
+
+	/* They were all put behind those of earlier ticks. */
+	TAILQ_FOREACH_REVERSE(entry, &timeouts->lists[TIMEOUT_IDLE], timeout_list, link)
+	{
+		if (timeout_since(entry) < begun)
+			break;
+		if (entry->stamp == timeouts->stamp)
+			entry->stamp = timeouts_stamp(TIMEOUT_IDLE, now);
+	}
 }
 
 static void end_tick(struct timeouts *timeouts, int64_t now)
 {
-	if (timeouts->stamp == TIMEOUTS_NO_TICK || now < timeouts->tick_at)
+	if (timeouts->stamp == TIMEOUTS_NO_TICK || now < tick_due(timeouts))
 		return;
+	if (timeouts->heard && now > timeouts->tick_at)
+		postpone_heard(timeouts, now);
 	if (timeouts->heard)
 		begin_tick(timeouts, now);
 	else
@@ -74,23 +101,34 @@ static void expire(struct timeouts *timeouts, enum timeout_kind kind, int64_t no
 		timeouts->expired(entry);
 }
 
-static void on_sweep(evutil_socket_t fd, short what, void *arg)
+static void on_timer(evutil_socket_t fd, short what, void *arg)
 {
 	struct timeouts *timeouts = arg;
-	int64_t now = clock_coarse_ms();
 	uint64_t times;
 
 	(void)what;
 	/* Somebody may have set it anew since it was due. */
 	if (read(fd, &times, sizeof(times)) < 0 && errno == EAGAIN)
 		return;
+	/* Behind the others of this turn: whoever has spoken in time must not be ended unheard. */
+	event_active(&timeouts->sweep, EV_TIMEOUT, 1);
+}
+
+static void on_sweep(evutil_socket_t fd, short what, void *arg)
+{
+	struct timeouts *timeouts = arg;
+	int64_t now = clock_coarse_ms();
+
+	(void)fd;
+	(void)what;
 	timeouts->sweep_at = INT64_MAX;
+	/* First: who is heard from now on is heard in the next one. */
+	end_tick(timeouts, now);
 	for (int kind = 0; kind < TIMEOUT_KINDS; kind++)
 		if (timeouts->after_ms[kind] != 0)
 			expire(timeouts, (enum timeout_kind)kind, now);
-	end_tick(timeouts, now);
 	if (timeouts->stamp != TIMEOUTS_NO_TICK)
-		arm_earlier(timeouts, timeouts->tick_at, now);
+		arm_earlier(timeouts, tick_due(timeouts), now);
 	/* Only now: an entry that expired may have moved to a list that was looked at before. */
 	for (int kind = 0; kind < TIMEOUT_KINDS; kind++) {
 		struct timeout_entry *entry = TAILQ_FIRST(&timeouts->lists[kind]);
@@ -116,7 +154,8 @@ int timeouts_init(struct timeouts *timeouts, struct event_base *base,
 	timeouts->fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	if (timeouts->fd < 0)
 		return -1;
-	if (event_assign(&timeouts->event, base, timeouts->fd, EV_READ | EV_PERSIST, on_sweep,
+	if (evtimer_assign(&timeouts->sweep, base, on_sweep, timeouts) == 0 &&
+	    event_assign(&timeouts->event, base, timeouts->fd, EV_READ | EV_PERSIST, on_timer,
 			 timeouts) == 0 &&
 	    event_add(&timeouts->event, NULL) == 0)
 		return 0;
@@ -131,6 +170,7 @@ void timeouts_free(struct timeouts *timeouts)
 	if (timeouts->fd < 0)
 		return;
 	event_del(&timeouts->event);
+	event_del(&timeouts->sweep);
 	close(timeouts->fd);
 	timeouts->fd = -1;
 }

@@ -4,11 +4,13 @@
  *
  * Hearing from a client must cost next to nothing: no timer is touched, no clock is read and mostly
  * no list is changed for a line. Time passes in ticks then: whoever is heard within a tick counts
- * as heard at its end. So nobody's time is ever cut short, and it may be one tick longer. Nothing
- * ticks while nobody is heard.
+ * as heard at its end. So nobody's time is ever cut short, and it may be one tick longer; or as
+ * long as the loop was busy, when it came late to the tick's end. Nothing ticks while nobody is
+ * heard.
  *
  * The timer is a timerfd: one in libevent's own heap would cost two clock calls in each turn of the
- * loop (event_base_loop looks how long it may wait, and what has come due).
+ * loop (event_base_loop looks how long it may wait, and what has come due). As with those, nobody's
+ * time is over before all has been dealt with that was reported together with the timer.
  */
 #ifndef ECHOD_NET_TIMEOUTS_H
 #define ECHOD_NET_TIMEOUTS_H
@@ -44,12 +46,13 @@ TAILQ_HEAD(timeout_list, timeout_entry);
 struct timeouts {
 	uint64_t stamp;	 /* of who is heard in this tick; TIMEOUTS_NO_TICK: nothing ticks */
 	bool heard;	 /* anybody in this tick */
-	int64_t tick_at; /* its end, while it ticks */
+	int64_t tick_at; /* while it ticks: when they count as heard */
 	struct timeout_list lists[TIMEOUT_KINDS];
 	int64_t after_ms[TIMEOUT_KINDS]; /* 0: never */
 	int fd;				 /* timerfd_create(2) */
-	struct event event;
-	int64_t sweep_at; /* when the timer is due; INT64_MAX: not armed */
+	struct event event;		 /* of `fd` */
+	struct event sweep;		 /* made active when that one is */
+	int64_t sweep_at;		 /* when the timer is due; INT64_MAX: not armed */
 	void (*expired)(struct timeout_entry *entry);
 };
 
