@@ -489,6 +489,8 @@ static bool receive_client(struct conn *conn, int64_t now)
 	if (!header)
 		return conn_admit(conn) && conn_begin(conn);
 	conn->state = CONN_HEADER;
+	/* Who may come is asked only then, and of a client that was reset it is still asked. */
+	conn_keep_peer(conn);
 	return conn_may_send_header(conn);
 }
 

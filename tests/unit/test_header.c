@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "os/memory_file.h"
 
 #define V1	  "PROXY TCP4 192.0.2.1 198.51.100.1 4711 80\r\n"
@@ -437,6 +438,38 @@ static void access_is_about_the_real_client(void **state)
 	free(local);
 }
 
+/*
+ * Bytes that came before a reset can still be read, when the kernel has already forgotten who sent
+ * them.
+ */
+static void a_reset_does_not_hide_who_came_without_a_header(void **state)
+{
+	struct fixture *f = *state;
+	struct server_settings settings = behind(SERVER_PROXY_OPTIONAL);
+	const struct linger at_once = {1, 0};
+	struct access_list list = {0};
+	struct error err = {0};
+	int fd, other;
+
+	log_set_level(LOG_LEVEL_NOTICE);
+	assert_int_equal(access_add(&list, "deny 127.0.0.1", "here:1", &err), 0);
+	settings.access[1] = &list;
+	serve(f, settings);
+	fd = client(f);
+	run_until(f, &f->counters.accepted, 1);
+	other = client(f);
+	run_until(f, &f->counters.accepted, 2);
+	client_say(f, fd, "hello\n");
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	close(fd);
+	run_until(f, &f->counters.closed, 1);
+	assert_int_equal(COUNT(f, refused_access), 1);
+	assert_int_equal(COUNT(f, requests), 0);
+	assert_contains(support_log_text(), "connection from 127.0.0.1:");
+	access_clear(&list);
+	close(other);
+}
+
 static void limits_are_about_the_real_client(void **state)
 {
 	struct fixture *f = *state;
@@ -726,6 +759,7 @@ int main(void)
 		TEST(what_looks_like_an_optional_header_for_too_long_is_answered_as_it_is),
 		TEST(a_required_header_that_does_not_come_ends_the_connection),
 		TEST(access_is_about_the_real_client),
+		TEST(a_reset_does_not_hide_who_came_without_a_header),
 		TEST(limits_are_about_the_real_client),
 		TEST(who_waits_for_a_header_holds_no_limit),
 		TEST(the_log_names_the_client_and_its_proxy),
