@@ -12,6 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/log.h"
+
 #define WAIT_SECONDS 20 /* an event that takes longer does not come */
 
 struct server_settings lines(void)
@@ -38,6 +40,8 @@ int setup(void **state)
 	/* As in a worker: writing to a client that has gone is an error, not a signal. */
 	signal(SIGPIPE, SIG_IGN);
 	support_log_capture();
+	/* That of the configuration: with more, each connection keeps memory of its own. */
+	log_set_level(LOG_LEVEL_NOTICE);
 	*state = f;
 	if (f == NULL)
 		return -1;

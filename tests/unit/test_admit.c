@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "os/memory_file.h"
 
 static void add_rules(struct access_list *list, const char *const *rules)
@@ -487,6 +488,7 @@ static void a_client_that_says_nothing_is_closed_after_first_byte_timeout(void *
 	struct server_settings settings = lines();
 	int silent, talker, late;
 
+	log_set_level(LOG_LEVEL_INFO);
 	settings.first_byte_timeout_ms = 300;
 	serve(f, settings);
 	silent = client(f);
@@ -556,6 +558,7 @@ static void a_connection_lives_no_longer_than_lifetime(void **state)
 	int idle, busy;
 	char got[8];
 
+	log_set_level(LOG_LEVEL_INFO);
 	settings.lifetime_ms = 400;
 	serve(f, settings);
 	idle = client(f);

@@ -451,7 +451,6 @@ static void a_reset_does_not_hide_who_came_without_a_header(void **state)
 	struct error err = {0};
 	int fd, other;
 
-	log_set_level(LOG_LEVEL_NOTICE);
 	assert_int_equal(access_add(&list, "deny 127.0.0.1", "here:1", &err), 0);
 	settings.access[1] = &list;
 	serve(f, settings);
@@ -535,6 +534,7 @@ static void the_log_names_the_client_and_its_proxy(void **state)
 	struct bytes *bytes = v2(0);
 	int fd;
 
+	log_set_level(LOG_LEVEL_INFO);
 	serve(f, behind(SERVER_PROXY_REQUIRED));
 	fd = client(f);
 	client_say(f, fd, V1);

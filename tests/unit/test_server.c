@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "net/server.h"
 
 /* How much a server waits for; the timer of its connections always is. */
@@ -354,17 +355,23 @@ static void a_client_that_resets_is_counted_and_no_fault(void **state)
 {
 	struct fixture *f = *state;
 	const struct linger at_once = {1, 0};
-	int fd;
+	int fd, other;
 
+	log_set_level(LOG_LEVEL_INFO);
 	serve(f, lines());
 	fd = client(f);
 	client_say(f, fd, "half a line");
 	run_until(f, &f->counters.bytes_in, 11);
+	other = client(f);
+	run_until(f, &f->counters.accepted, 2);
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
 	close(fd);
 	run_until(f, &f->counters.closed, 1);
 	assert_int_equal(COUNT(f, resets), 1);
 	assert_int_equal(support_log_count("Connection reset by peer"), 1);
+	/* Though the kernel has forgotten it. */
+	assert_int_equal(support_log_count("connection from 127.0.0.1:"), 1);
+	close(other);
 }
 
 /* ---- Closing never destroys a reply --------------------------------------------------------- */
