@@ -59,18 +59,32 @@ static void sink_write(struct proto_out *out, const void *data, size_t len)
 
 /* ---- The protocol, as a connection asks it --------------------------------------------------- */
 
+/* What `plain` says of new bytes; PROTO_NO_LIMIT also when a connection would not ask it. */
+static uint64_t ask_plain(const struct scenario *s, const struct proto_state *state,
+			  const uint8_t *data, size_t len, bool all_new)
+{
+	if (!all_new || len == 0 || state->in_line || state->allowed != PROTO_NO_LIMIT)
+		return PROTO_NO_LIMIT;
+	return s->proto->plain(&s->settings, state->requests, data, len);
+}
+
 /* One call, on memory that ends where the bytes end. Returns false at the end. */
 static bool call(const struct scenario *s, struct proto_state *state, size_t to, size_t seen,
 		 bool at_end, struct outcome *outcome)
 {
 	size_t len = to - outcome->taken, before = outcome->sink.len;
 	uint8_t *copy = fuzz_copy(s->stream + outcome->taken, len);
+	uint64_t plain = ask_plain(s, state, copy, len, seen == 0 && !at_end);
 	struct proto_verdict verdict =
 		s->proto->input(&s->settings, state, copy, len, seen, at_end, &outcome->sink.out);
 
 	FUZZ_CHECK(verdict.taken <= len && verdict.reply <= verdict.taken);
 	FUZZ_CHECK(verdict.requests <= state->allowed);
 	FUZZ_CHECK(verdict.reply == 0 || outcome->sink.len == before);
+	if (plain != PROTO_NO_LIMIT)
+		FUZZ_CHECK(verdict.next == PROTO_MORE && verdict.requests == plain &&
+			   verdict.reply == len && !state->in_line &&
+			   memcmp(copy, s->stream + outcome->taken, len) == 0);
 	if (verdict.reply > 0)
 		sink_write(&outcome->sink.out, copy, verdict.reply);
 	free(copy);

@@ -141,6 +141,17 @@ static void sink_write(struct proto_out *out, const void *data, size_t len)
 	outcome->len += len;
 }
 
+/* What `plain` says of new bytes; PROTO_NO_LIMIT also when a connection would not ask it. */
+static uint64_t ask_plain(const struct proto *proto, const struct stream *s,
+			  const struct proto_state *state, const unsigned char *data, size_t len,
+			  bool all_new)
+{
+	if (proto->plain == NULL || !all_new || len == 0 || state->in_line ||
+	    state->allowed != PROTO_NO_LIMIT)
+		return PROTO_NO_LIMIT;
+	return proto->plain(&s->says, state->requests, data, len);
+}
+
 /*
  * One call, on memory that ends where the bytes end: reading behind them is seen by the sanitizer.
  */
@@ -152,9 +163,11 @@ static struct proto_verdict ask(const struct proto *proto, const struct stream *
 	unsigned char *copy = malloc(to - from + (to == from));
 	size_t before = outcome->len;
 	struct proto_verdict verdict;
+	uint64_t plain;
 
 	assert_non_null(copy);
 	memcpy(copy, s->bytes + from, to - from);
+	plain = ask_plain(proto, s, state, copy, to - from, shown == from && !at_end);
 	verdict = proto->input(&s->says, state, copy, to - from, shown - from, at_end, &sink.out);
 	assert_true(verdict.taken <= to - from);
 	assert_true(verdict.reply == 0 || outcome->len == before);
@@ -162,6 +175,13 @@ static struct proto_verdict ask(const struct proto *proto, const struct stream *
 	/* What is not taken will be shown again: it has to be as it was. */
 	assert_memory_equal(copy + verdict.taken, s->bytes + from + verdict.taken,
 			    to - from - verdict.taken);
+	if (plain != PROTO_NO_LIMIT) {
+		assert_int_equal(verdict.next, PROTO_MORE);
+		assert_int_equal(verdict.requests, plain);
+		assert_int_equal(verdict.reply, to - from);
+		assert_memory_equal(copy, s->bytes + from, to - from);
+		assert_false(state->in_line);
+	}
 	if (verdict.reply > 0)
 		sink_write(&sink.out, copy, verdict.reply);
 	free(copy);
@@ -326,6 +346,28 @@ static void random_streams_cut_at_random_get_what_the_reference_says(void **stat
 				 (int)s.says.split, is.len, is.requests, (int)is.next, shall.len,
 				 shall.requests, (int)shall.next);
 	}
+}
+
+static uint64_t plain_of(const char *text, size_t len, uint64_t max_lines, size_t max_line)
+{
+	struct stream s = stream_of(text, len, max_lines, max_line);
+
+	return proto_line.plain(&s.says, 0, s.bytes, s.len);
+}
+
+#define PLAIN(text, max_lines, max_line) plain_of(text, sizeof(text) - 1, max_lines, max_line)
+
+/* That it is right when it says something is part of all the other tests. */
+static void whole_lines_are_plain(void **state)
+{
+	(void)state;
+	assert_int_equal(PLAIN("a\n", PROTO_NO_LIMIT, 9), 1);
+	assert_int_equal(PLAIN("\n", 2, 9), 1);
+	assert_int_equal(PLAIN("a\nb\n\n", 4, 9), 3);
+	assert_int_equal(PLAIN("a\nb\n\n", 3, 9), PROTO_NO_LIMIT);
+	assert_int_equal(PLAIN("a\nb", PROTO_NO_LIMIT, 9), PROTO_NO_LIMIT);
+	assert_int_equal(PLAIN("12345678\n", PROTO_NO_LIMIT, 9), 1);
+	assert_int_equal(PLAIN("123456789\n", PROTO_NO_LIMIT, 9), PROTO_NO_LIMIT);
 }
 
 static void a_whole_line_goes_back_with_its_lf(void **state)
@@ -765,6 +807,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(random_streams_cut_at_random_get_what_the_reference_says),
+		cmocka_unit_test(whole_lines_are_plain),
 		cmocka_unit_test(a_whole_line_goes_back_with_its_lf),
 		cmocka_unit_test(a_cr_before_the_lf_is_part_of_the_line),
 		cmocka_unit_test(a_nul_is_a_byte_like_any_other),
