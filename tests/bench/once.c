@@ -142,21 +142,19 @@ static void report_end(struct run *run, const struct place *place, ssize_t n)
 /* Returns 0, or -1 after an error. */
 static int check(struct run *run, struct place *place, const unsigned char *data, size_t len)
 {
-	size_t rest = place->sent - place->got;
+	size_t most = place->sent - place->got;
+	size_t n = len < most ? len : most;
 
-	if (len > rest) {
-		run_error(run,
-			  "connection %llu in place %u: %zu bytes arrived, only %zu were under way",
-			  (unsigned long long)place->line, (unsigned)place->number, len, rest);
+	if (pattern_differs(&run->pattern, place->number, place->line, place->got, data, n) != n) {
+		run_error_bytes(run, place->number, place->line, place->got, data, n);
 		return -1;
 	}
-	if (pattern_differs(&run->pattern, place->number, place->line, place->got, data, len) !=
-	    len) {
-		run_error_bytes(run, place->number, place->line, place->got, data, len);
-		return -1;
-	}
-	place->got += len;
-	return 0;
+	place->got += n;
+	if (len == n)
+		return 0;
+	run_error(run, "connection %llu in place %u: %zu bytes more than were sent arrived",
+		  (unsigned long long)place->line, (unsigned)place->number, len - n);
+	return -1;
 }
 
 /* Take what is there. Returns 0: more is to come; 1: the reply and its end; -1: an error. */

@@ -31,6 +31,7 @@ static const char help[] =
 	"  --rate N           so many lines a second, whatever the server does\n"
 	"  --warmup SECONDS   not counted                                              [0.2]\n"
 	"  --seconds SECONDS  measured                                                 [1]\n"
+	"  --patience SECONDS at the end, wait so long for the last replies            [10]\n"
 	"  --cpu N            run on this processor\n"
 	"  --server PID       measure this process and all that descend from it\n"
 	"  --idle N           further connections that stay silent\n";
@@ -61,6 +62,7 @@ static const struct option_row rows[] = {
 	ROW("warmup", TIME, warmup_ns, 0, DAY_MS),
 	ROW("seconds", TIME, measure_ns, 1, DAY_MS),
 	ROW("timeout", TIME, timeout_ns, 1, DAY_MS),
+	ROW("patience", TIME, patience_ns, 0, DAY_MS),
 	ROW("cpu", NUMBER, cpu, 0, CPU_SETSIZE - 1),
 	ROW("server", NUMBER, server, 1, INT_MAX),
 	ROW("idle", NUMBER, idle, 0, INT_MAX),
@@ -172,6 +174,7 @@ int options_parse(int argc, char **argv, struct options *options, struct error *
 		.warmup_ns = SECOND_NS / 5,
 		.measure_ns = SECOND_NS,
 		.timeout_ns = SECOND_NS / 5,
+		.patience_ns = 10 * SECOND_NS,
 		.cpu = -1,
 	};
 	for (size_t i = 0; i < ROWS; i++)

@@ -23,10 +23,11 @@ struct options {
 	uint32_t rate;	/* lines a second; 0: closed loop */
 	uint64_t warmup_ns;
 	uint64_t measure_ns;
-	uint64_t timeout_ns; /* UDP: then a datagram counts as lost */
-	int cpu;	     /* -1: any */
-	pid_t server;	     /* 0: none */
-	uint32_t idle;	     /* connections that stay silent */
+	uint64_t timeout_ns;  /* UDP: then a datagram counts as lost */
+	uint64_t patience_ns; /* for the last replies */
+	int cpu;	      /* -1: any */
+	pid_t server;	      /* 0: none */
+	uint32_t idle;	      /* connections that stay silent */
 };
 
 /* Returns 0, 1 when the help was asked for and printed, or -1 with `err` set to EXIT_USAGE. */

@@ -8,14 +8,12 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define SECOND_NS      UINT64_C(1000000000)
-#define EVENTS	       256 /* reported at once */
-#define ISSUES	       64  /* units issued before replies are looked for again */
-#define TICK_NS	       (SECOND_NS / 50)
-#define AWAKE_NS       UINT64_C(30000)	/* before a unit is due */
-#define TICKER	       UINT32_MAX	/* the number of its events */
-#define DRAIN_LIMIT_NS (10 * SECOND_NS) /* for the last replies */
-#define SPARE_FDS      64		/* descriptors beside the connections */
+#define SECOND_NS UINT64_C(1000000000)
+#define EVENTS	  256 /* reported at once */
+#define ISSUES	  64  /* units issued before replies are looked for again */
+#define TICK_NS	  (SECOND_NS / 50)
+#define AWAKE_NS  UINT64_C(30000) /* before a unit is due */
+#define TICKER	  UINT32_MAX	  /* the number of its events */
 
 /* ---- Errors --------------------------------------------------------------------------------- */
 
@@ -98,7 +96,7 @@ static void sweep(struct run *run)
 		run->traffic->sweep(run);
 }
 
-static void turn(struct run *run)
+void run_turn(struct run *run)
 {
 	struct epoll_event events[EVENTS];
 	struct timespec timeout;
@@ -119,108 +117,8 @@ static void turn(struct run *run)
 		issue_due(run);
 }
 
-/* ---- Phases --------------------------------------------------------------------------------- */
-
-static void go_on_until(struct run *run, uint64_t until)
-{
-	while (run->now < until && run->connections > 0)
-		turn(run);
-}
-
-static uint64_t own_cpu_ns(void)
-{
-	struct timespec used;
-
-	/* It cannot fail with this clock. */
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-	return (uint64_t)used.tv_sec * SECOND_NS + (uint64_t)used.tv_nsec;
-}
-
-static void read_server(struct run *run, struct usage *usage)
-{
-	struct error err;
-
-	if (run->options->server == 0 || !run->server_known)
-		return;
-	if (usage_read(run->options->server, usage, &err) != 0) {
-		run_error(run, "%s", err.text);
-		run->server_known = false;
-	}
-}
-
-/* Looking at the server takes its time: what it uses meanwhile is not between the two looks. */
-static void measure(struct run *run)
-{
-	uint64_t began;
-	uint64_t cpu;
-
-	run->server_known = run->options->server != 0;
-	read_server(run, &run->server_first);
-	run->lines = run->lost = run->late = 0;
-	histogram_clear(&run->latency);
-	histogram_clear(&run->issue_delay);
-	cpu = own_cpu_ns();
-	began = run_clock(run);
-	go_on_until(run, began + run->options->measure_ns);
-	run->measured_ns = run->now - began;
-	run->client_cpu_ns = own_cpu_ns() - cpu;
-	read_server(run, &run->server_last);
-}
-
-/* What is under way must come back, too; it is checked but counts no more. */
-static void drain(struct run *run)
-{
-	uint64_t lines = run->lines;
-	struct histogram latency = run->latency;
-	uint64_t until = run->now + DRAIN_LIMIT_NS;
-
-	run->unfinished = (struct unfinished){0, UINT64_MAX};
-	run->traffic->unfinished(run, &run->unfinished);
-	if (run->unfinished.oldest < run->now)
-		run->oldest_ns = run->now - run->unfinished.oldest;
-	run->draining = true;
-	run->traffic->drain(run);
-	while (run->now < until && run->connections > 0 && run->traffic->under_way(run) > 0)
-		turn(run);
-	run->traffic->abandon(run);
-	run->lines = lines;
-	run->latency = latency;
-}
-
-static void go(struct run *run)
-{
-	run->epoch = run_clock(run);
-	if (!run_is_open_loop(run))
-		run->traffic->begin(run);
-	go_on_until(run, run->now + run->options->warmup_ns);
-	measure(run);
-	drain(run);
-}
-
-/* ---- All of it ------------------------------------------------------------------------------ */
-
-static void go_with_idle(struct run *run)
-{
-	uint32_t count = run->options->idle;
-	struct error err = {0, ""};
-	int *idle = target_open_idle(&run->target, count, &err);
-
-	if (idle == NULL && count > 0) {
-		run_error(run, "%s", err.text);
-		return;
-	}
-	if (run->traffic->open(run, &err) != 0)
-		run_error(run, "%s", err.text);
-	else
-		go(run);
-	run->traffic->close(run);
-	if (!target_idle_is_silent(idle, count, &err))
-		run_error(run, "%s", err.text);
-	target_close_idle(idle, count);
-}
-
 /* Wakes the loop now and then, so that it sees what time it is. */
-static int start_ticker(struct run *run, struct error *err)
+int run_start_ticker(struct run *run, struct error *err)
 {
 	struct itimerspec tick = {{0, (long)TICK_NS}, {0, (long)TICK_NS}};
 
@@ -229,46 +127,4 @@ static int start_ticker(struct run *run, struct error *err)
 	    run_watch(run, run->ticker, TICKER, EPOLLIN) != 0)
 		return error_errno(err, "cannot start a timer");
 	return 0;
-}
-
-static int prepare(struct run *run, struct error *err)
-{
-	const struct options *options = run->options;
-	uint64_t descriptors = (uint64_t)options->connections + options->idle + SPARE_FDS;
-
-	if (target_parse(&run->target, options->address, options->port, options->sources, err) !=
-		    0 ||
-	    target_raise_limit(descriptors, err) != 0)
-		return -1;
-	run->epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (run->epoll < 0)
-		return error_errno(err, "cannot make an epoll instance");
-	if (start_ticker(run, err) != 0)
-		return -1;
-	return pattern_open(&run->pattern, options->size, err);
-}
-
-int run_all(struct run *run, const struct options *options, struct error *err)
-{
-	int failed;
-
-	memset(run, 0, sizeof(*run));
-	histogram_clear(&run->latency);
-	histogram_clear(&run->issue_delay);
-	run->epoll = -1;
-	run->ticker = -1;
-	run->options = options;
-	run->connections = options->connections;
-	run->traffic = options->udp ? &udp_traffic : options->once ? &once_traffic : &tcp_traffic;
-	if (options->rate > 0)
-		run->interval = (double)SECOND_NS * options->train / options->rate;
-	failed = prepare(run, err);
-	if (failed == 0)
-		go_with_idle(run);
-	pattern_close(&run->pattern);
-	if (run->ticker >= 0)
-		close(run->ticker);
-	if (run->epoll >= 0)
-		close(run->epoll);
-	return failed;
 }

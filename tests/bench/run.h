@@ -84,6 +84,7 @@ struct run {
 	/* Results. */
 	uint64_t measured_ns;
 	uint64_t client_cpu_ns;
+	struct usage_family family;
 	struct usage server_first;
 	struct usage server_last;
 	bool server_known;
@@ -96,6 +97,14 @@ struct run {
  * with `err` set when there is none.
  */
 int run_all(struct run *run, const struct options *options, struct error *err);
+
+/* ---- The loop, for phases.c ----------------------------------------------------------------- */
+
+/* A timer that wakes the loop now and then, so that it sees what time it is. Returns 0 or -1. */
+int run_start_ticker(struct run *run, struct error *err);
+
+/* Wait for events once, and do what is to be done. run->now is up to date then. */
+void run_turn(struct run *run);
 
 /* ---- For traffics --------------------------------------------------------------------------- */
 

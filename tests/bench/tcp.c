@@ -136,23 +136,13 @@ static size_t under_way_bytes(const struct conn *conn, size_t size)
 }
 
 /* Returns 0, or -1 when it has found an error. */
-static int check(struct run *run, struct conn *conn, const unsigned char *data, size_t len)
+static int check_lines(struct run *run, struct conn *conn, const unsigned char *data, size_t len)
 {
-	size_t size = run->pattern.size;
-
-	if (len > under_way_bytes(conn, size)) {
-		run_error(run,
-			  "connection %u: %zu bytes arrived after line %llu, and only %zu were "
-			  "under way",
-			  (unsigned)conn->number, len, (unsigned long long)conn->got.line,
-			  under_way_bytes(conn, size));
-		return -1;
-	}
 	while (len > 0) {
 		size_t n = check_line(run, conn, data, len);
 
 		if (n == 0) {
-			size_t rest = size - conn->got.offset;
+			size_t rest = run->pattern.size - conn->got.offset;
 
 			run_error_bytes(run, conn->number, conn->got.line, conn->got.offset, data,
 					len < rest ? len : rest);
@@ -162,6 +152,19 @@ static int check(struct run *run, struct conn *conn, const unsigned char *data, 
 		len -= n;
 	}
 	return 0;
+}
+
+static int check(struct run *run, struct conn *conn, const unsigned char *data, size_t len)
+{
+	size_t most = under_way_bytes(conn, run->pattern.size);
+
+	if (check_lines(run, conn, data, len < most ? len : most) != 0)
+		return -1;
+	if (len <= most)
+		return 0;
+	run_error(run, "connection %u: %zu bytes more than were sent arrived before line %llu",
+		  (unsigned)conn->number, len - most, (unsigned long long)conn->got.line);
+	return -1;
 }
 
 static void report_end(struct run *run, const struct conn *conn, ssize_t n)

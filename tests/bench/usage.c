@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -136,32 +137,47 @@ static int add_process(pid_t pid, struct usage *usage)
 	return 0;
 }
 
-static int read_all(const struct procs *procs, pid_t pid, struct usage *usage, struct error *err)
+int usage_read(const struct usage_family *family, struct usage *usage, struct error *err)
 {
-	for (size_t i = 0; i < procs->count; i++) {
-		const struct proc *proc = &procs->list[i];
+	*usage = (struct usage){0, 0, 0};
+	for (size_t i = 0; i < family->count; i++) {
+		pid_t pid = family->list[i];
 
-		if (proc->pid != pid && !proc->below)
-			continue;
-		if (add_process(proc->pid, usage) != 0 && (proc->pid == pid || !has_ended()))
+		if (add_process(pid, usage) != 0 && (pid == family->first || !has_ended()))
 			return error_errno(err, "--server: cannot read what process %d uses",
-					   (int)proc->pid);
+					   (int)pid);
 	}
-	if (usage->processes == 0)
-		return error_set(err, EXIT_FAILED, "--server: there is no process %d", (int)pid);
 	return 0;
 }
 
-int usage_read(pid_t pid, struct usage *usage, struct error *err)
+static int make_list(struct usage_family *family, const struct procs *procs, struct error *err)
+{
+	family->list = calloc(procs->count + 1, sizeof(*family->list));
+	if (family->list == NULL)
+		return error_errno(err, "--server: no memory for a list of processes");
+	family->list[family->count++] = family->first;
+	for (size_t i = 0; i < procs->count; i++)
+		if (procs->list[i].below)
+			family->list[family->count++] = procs->list[i].pid;
+	return 0;
+}
+
+int usage_open(struct usage_family *family, pid_t pid, struct error *err)
 {
 	struct procs procs;
 	int failed;
 
-	*usage = (struct usage){0, 0, 0};
+	*family = (struct usage_family){.first = pid};
 	if (procs_scan(&procs, err) != 0)
 		return error_prefix(err, "--server: ");
 	procs_mark_descendants(&procs, pid);
-	failed = read_all(&procs, pid, usage, err);
+	failed = make_list(family, &procs, err);
 	procs_free(&procs);
 	return failed;
+}
+
+void usage_close(struct usage_family *family)
+{
+	free(family->list);
+	*family = (struct usage_family){0};
 }

@@ -2,6 +2,7 @@
 #ifndef ECHOD_BENCH_USAGE_H
 #define ECHOD_BENCH_USAGE_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -17,10 +18,24 @@ struct usage {
 	unsigned processes; /* that are there, zombies included */
 };
 
+/* The processes that are looked at. */
+struct usage_family {
+	pid_t first;
+	pid_t *list; /* owned */
+	size_t count;
+};
+
 /*
- * Read it now. A process that ends meanwhile is left out, unless it is `pid` itself. Returns 0, or
- * -1 with `err` set.
+ * Find `pid` and what descends from it: a look at all processes there are, which takes its time.
+ * Returns 0, or -1 with `err` set; then there is nothing to close.
  */
-int usage_read(pid_t pid, struct usage *usage, struct error *err);
+int usage_open(struct usage_family *family, pid_t pid, struct error *err);
+void usage_close(struct usage_family *family);
+
+/*
+ * Read what they use now. One that has ended since is left out, unless it is the first. Returns 0,
+ * or -1 with `err` set.
+ */
+int usage_read(const struct usage_family *family, struct usage *usage, struct error *err);
 
 #endif
