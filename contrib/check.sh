@@ -21,6 +21,7 @@ say "Building in $build"
 # shellcheck disable=SC2086
 configure_in "$build" --prefix="$CHECK_PREFIX" --enable-werror ${CHECK_CONFIGURE:-}
 build_in "$build"
+make -C "$build" --no-print-directory -s -j "$(nproc)" bench-programs
 
 say "Peers: what echod is compared with, and what it talks to"
 export ECHOD_PEERS="${ECHOD_PEERS:-$top/build-peers}"
@@ -42,6 +43,7 @@ install_from "$build" "$work"
 rm -f "$build/peers.txt"
 # shellcheck disable=SC2086
 if ! ECHOD="$work$CHECK_PREFIX/sbin/echod" ECHOD_PEERS_TABLE="$build/peers.txt" \
+	BENCH_PROGRAMS="$build/tests/bench" \
 	/usr/bin/python3 -m pytest "$top/tests/system" -p no:cacheprovider --basetemp="$work/pytest" \
 	-n "${CHECK_JOBS:-4}" -q ${CHECK_PYTEST:-}; then
 	failed="$failed system-tests"
