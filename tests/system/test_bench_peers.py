@@ -1,7 +1,8 @@
 """
 The small servers that the benchmark compares echod with: none of them may be fast by being wrong.
 
-    ECHOD_BENCH     the folder with floor, bufferevent, uv and uring; without it, nothing is tested
+    BENCH_PROGRAMS  the folder tests/bench of a build, after "make bench-programs"; without it,
+                    nothing is tested
 
 uv and uring are built only where their libraries are, and uring needs a kernel that lets it.
 """
@@ -37,9 +38,9 @@ LONGEST = 65507  # bytes of a datagram
 UDP_SEGMENT = 103
 UDP_GRO = 104
 
-FOLDER = os.environ.get("ECHOD_BENCH")
+FOLDER = os.environ.get("BENCH_PROGRAMS")
 
-pytestmark = pytest.mark.skipif(not FOLDER, reason="ECHOD_BENCH names no folder of programs")
+pytestmark = pytest.mark.skipif(not FOLDER, reason="BENCH_PROGRAMS names no folder")
 
 
 # ---- The servers --------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ def read_port(process: subprocess.Popen[bytes]) -> int:
 
 
 def executable(program: str) -> Path:
-    path = Path(FOLDER or "") / program
+    path = Path(FOLDER or "") / "peers" / program
     if program in OPTIONAL and not path.exists():
         pytest.skip(f"{program} was not built: its library is missing")
     return path
@@ -65,7 +66,7 @@ def run(program: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def serving(program: str, *options: str) -> Iterator[int]:
-    """Serves on the port that is returned; afterwards it must still be there, and has said nothing."""
+    """Serves on the port that is returned; at the end it must be there, without complaint."""
     with subprocess.Popen([executable(program), *options], stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE) as process:
         try:
@@ -90,7 +91,7 @@ def lines(total: int, seed: int = 1) -> bytes:
 
 
 def converse(talks: list[tuple[socket.socket, bytes]]) -> list[bytes]:
-    """Each client sends all its data while it reads, says that this is all, and reads to the end."""
+    """Each client sends all its data while it reads, shuts its half down, and reads to the end."""
     came = {client: bytearray() for client, _ in talks}
     unsent = {client: memoryview(data) for client, data in talks}
     unread = set(came)
