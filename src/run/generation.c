@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/signame.h"
+#include "run/capacity.h"
 #include "run/lifecycle.h"
 #include "run/orphans.h"
 #include "run/supervisor.h"
@@ -135,6 +136,7 @@ int generation_prepare(struct generation *generation, int64_t retry_ms, struct e
 		if (service_resolve_user(service, err) < 0 ||
 		    (!service->stopped && service_bind(service, retry_ms, err) < 0))
 			return -1;
+	capacity_check(generation);
 	return tables_open(generation, err);
 }
 

@@ -8,6 +8,7 @@ passed is exact; one that must not be exceeded leaves room for a machine with ot
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -421,6 +422,47 @@ def test_lifetime_ends_a_stream(echod: Echod) -> None:
     echod.start()
     with echod.connect() as client:
         assert_ends_after(client, 1)
+
+
+# ---- Descriptors --------------------------------------------------------------------------------
+
+def start_with_descriptors(echod: Echod, files: int) -> str:
+    """Start with that limit of open files, soft and hard; what the terminal was told."""
+    done = echod.run_command(["prlimit", f"--nofile={files}:{files}", *echod.command("start")],
+                             expect=0)
+    echod.adopt()
+    return done.stderr
+
+
+@pytest.mark.parametrize("own, all_", [(1000, 0), (0, 1000), (5000, 1000), (1000, 5000)],
+                         ids=["of the service", "of all", "of all, stricter", "own, stricter"])
+def test_connections_beyond_the_descriptors_are_said(echod: Echod, own: int, all_: int) -> None:
+    """At the start on the terminal and in the log, and at each restart, with the way out."""
+    echod.configure(lines(echod, workers=2, max_connections=own), max_connections=all_)
+    said = start_with_descriptors(echod, 300)
+    # Each holds 2 sockets, and 32 more may be for itself; one in 17 is for uneven shares.
+    sentence = (r"service line: max_connections is 1000, and 2 workers with 300 open files each "
+                r"hold about 500: raise the limit of open files, or set workers = 5")
+    assert re.search(sentence, said)
+    echod.await_log(f"warning: {sentence}")
+    echod.restart()
+    echod.await_log(f"warning: {sentence}", count=2)
+    with Guests(echod) as guests:
+        assert guests.rush(4, 100) == 400  # what was said to fit does
+
+
+@pytest.mark.parametrize("most", [0, 500])
+def test_connections_within_the_descriptors_need_no_word(echod: Echod, most: int) -> None:
+    echod.configure(lines(echod, workers=2, max_connections=most))
+    assert start_with_descriptors(echod, 300) == ""
+    assert "open files" not in echod.log_text()
+
+
+def test_connections_that_no_number_of_workers_can_hold_are_said(echod: Echod) -> None:
+    """Each worker has the sockets of all, so that more workers hold less in the end."""
+    echod.configure(lines(echod, workers=1, max_connections=1000000))
+    said = start_with_descriptors(echod, 300)
+    assert "1 worker with 300 open files holds about 267: raise the limit of open files\n" in said
 
 
 # ---- Settings that are wrong --------------------------------------------------------------------
