@@ -122,6 +122,13 @@ bool bounce_is_muted(const struct bounce *bounce, struct bounce_peer peer, int64
 	return place->key == peer.key && now < place->muted_until;
 }
 
+bool bounce_matters(const struct bounce *bounce, struct bounce_peer peer, uint64_t turn)
+{
+	const struct place *place = &bounce->places[peer.key % PLACES];
+
+	return place->key != peer.key || place->turn != turn;
+}
+
 /*
  * A place belongs to who uses it most: each visit of another peer wears its count down (Misra,
  * Gries: Finding Repeated Elements, 1982). A muted peer keeps it.

@@ -56,6 +56,12 @@ uint64_t bounce_hash(const struct bounce *bounce, const void *data, size_t len);
 bool bounce_is_muted(const struct bounce *bounce, struct bounce_peer peer, int64_t now);
 
 /*
+ * Does it matter what came from the peer in this turn? Not any more when the turn has counted:
+ * then bounce_exchange would return 0, and need not be asked.
+ */
+bool bounce_matters(const struct bounce *bounce, struct bounce_peer peer, uint64_t turn);
+
+/*
  * What came from the peer and what is to be sent, as hashes, in the turn of this number. Returns 0,
  * or for how many milliseconds the peer is muted from now on: then nothing is sent.
  */

@@ -1,310 +1,28 @@
-/* Receiving and answering datagrams. */
+/* Receiving datagrams: the sockets and their turns. */
 #include "net/datagram.h"
 
 #include <errno.h>
-#include <inttypes.h>
-#include <stdio.h>
+#include <netinet/udp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/addr.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "net/datagram_private.h"
 
-#define BATCHES_TURN	4     /* then connections have their turn */
-#define BUFFER		65536 /* one byte more than UDP can bring */
-#define REPLY_MIN	64    /* a reply may be so long, whatever the request's length */
-#define SAY_US		UINT64_C(1000000) /* between two messages of a kind */
-#define FRUITLESS_MAX	64
-#define PEER_TEXT_MAX	128
-#define CLIENT_TEXT_MAX (ADDR_TEXT_MAX + PEER_TEXT_MAX + 8)
+#define DATAGRAMS_TURN 256	    /* then connections have their turn */
+#define BATCH_MIN      4	    /* messages */
+#define ALONE_MIN      8	    /* batches of one, until no more is asked for, */
+#define ALONE_LOOK     8	    /* but in one of so many */
+#define BUFFER	       65536	    /* one byte more than UDP can bring */
+#define CACHE_BYTES    (128 * 1024) /* of a batch, so that they are still there when they leave */
+#define FRUITLESS_MAX  64
 
 /* A multiple of 64 KiB would put the beginnings of all buffers into the same lines of the cache. */
-#define STRIDE (BUFFER + 192)
-
-#define COUNTER(name) offsetof(struct counters, name)
-
-/* Rules of the operator's are notices, as for connections; the rest is the network's noise. */
-static const struct {
-	size_t counter;
-	enum log_level level;
-	const char *text;
-} fates[FATES] = {
-	[NOT_FOR_US] = {COUNTER(datagrams_not_for_us), LOG_LEVEL_INFO,
-			"to or from multicast or broadcast not answered"},
-	[FROM_PORT] = {COUNTER(datagrams_port), LOG_LEVEL_INFO,
-		       "from a port that is never answered"},
-	[LOOPING] = {COUNTER(datagrams_looping), LOG_LEVEL_INFO, "that came back not answered"},
-	[OVER_RATE] = {COUNTER(datagrams_rate), LOG_LEVEL_NOTICE, "refused by max_datagram_rate"},
-	[NAMELESS] = {COUNTER(datagrams_nameless), LOG_LEVEL_INFO,
-		      "without an address to answer to"},
-	[TOO_LONG] = {COUNTER(datagrams_unsent), LOG_LEVEL_NOTICE, "too long to be answered"},
-	[NO_ACCESS] = {COUNTER(refused_access), LOG_LEVEL_NOTICE, "refused"},
-	[CLOSED] = {COUNTER(refused_times), LOG_LEVEL_NOTICE, "refused"},
-	[LOADED] = {COUNTER(refused_load), LOG_LEVEL_NOTICE, "refused"},
-	[NO_PROXY] = {COUNTER(refused_proxy), LOG_LEVEL_NOTICE, "refused without a PROXY header"},
-	[BAD_PROXY] = {COUNTER(proxy_errors), LOG_LEVEL_NOTICE,
-		       "refused for a malformed PROXY header"},
-	[UNSENT] = {COUNTER(datagrams_unsent), LOG_LEVEL_INFO,
-		    "whose replies the kernel did not take"},
-};
-
-/* ---- What is said --------------------------------------------------------------------------- */
-
-static void describe(char *out, size_t cap, const union any_address *peer)
-{
-	char name[FACTS_UNIX_MAX];
-	size_t len;
-
-	if (peer->any.sa_family != AF_UNIX) {
-		address_format(out, cap, &peer->any);
-		return;
-	}
-	len = facts_unix_name(name, &peer->any);
-	if (len > 0)
-		snprintf(out, cap, "%.*s", (int)len, name);
-	else
-		snprintf(out, cap, "a Unix socket without a name");
-}
-
-/* A flood of datagrams must not become one of messages. True when it is time for the next. */
-static bool time_to_say(struct unsaid *unsaid, uint64_t now)
-{
-	unsaid->count++;
-	if (now < unsaid->next)
-		return false;
-	unsaid->next = now + SAY_US;
-	return true;
-}
-
-/* As for connections: "192.0.2.1:4711 (by 10.0.0.1:80)" behind a proxy. */
-static void describe_client(char *out, size_t cap, const struct request *request)
-{
-	char client[ADDR_TEXT_MAX], peer[PEER_TEXT_MAX];
-
-	describe(peer, sizeof(peer), request->peer);
-	if (request->has_proxy && !request->proxy.local) {
-		address_format(client, sizeof(client),
-			       (const struct sockaddr *)&request->proxy.source.storage);
-		snprintf(out, cap, "%s (by %s)", client, peer);
-	} else {
-		snprintf(out, cap, "%s", peer);
-	}
-}
-
-static void not_answered(struct datagram *datagram, enum fate fate, const struct request *request)
-{
-	struct counters *counters = datagram->server->counters;
-	struct unsaid *unsaid = &datagram->shared->unsaid[fate];
-	char text[CLIENT_TEXT_MAX];
-
-	counter_add((_Atomic uint64_t *)((char *)counters + fates[fate].counter), 1);
-	if (!log_enabled(fates[fate].level) || !time_to_say(unsaid, datagram->shared->now_us))
-		return;
-	describe_client(text, sizeof(text), request);
-	log_write(fates[fate].level, "%" PRIu64 " datagram%s %s%s%s; the last from %s",
-		  unsaid->count, unsaid->count == 1 ? "" : "s", fates[fate].text,
-		  request->why != NULL ? ": " : "", request->why != NULL ? request->why : "", text);
-	unsaid->count = 0;
-}
-
-static void say_muted(struct datagram *datagram, const struct request *request, int64_t ms)
-{
-	struct unsaid *unsaid = &datagram->shared->mutings;
-	char text[PEER_TEXT_MAX], others[64] = "";
-
-	if (!time_to_say(unsaid, datagram->shared->now_us))
-		return;
-	describe(text, sizeof(text), request->peer);
-	if (unsaid->count > 1)
-		snprintf(others, sizeof(others), ", and %" PRIu64 " before it", unsaid->count - 1);
-	log_notice("datagrams from %s come back again and again: not answered for %" PRId64 " s%s",
-		   text, ms / 1000, others);
-	unsaid->count = 0;
-}
-
-/* ---- Answers -------------------------------------------------------------------------------- */
-
-/* A socket on one address knows it already. */
-static const struct sockaddr *asked(const struct request *request, union any_address *room)
-{
-	const struct datagram *datagram = request->datagram;
-
-	if (datagram->wildcard && pktinfo_asked(&request->info, datagram->port, room))
-		return &room->any;
-	return &datagram->local.any;
-}
-
-static const unsigned char *say(const struct request *request, unsigned char *room, size_t *len)
-{
-	const struct datagram *datagram = request->datagram;
-	const struct server_settings *settings = &datagram->server->settings;
-	union any_address room_for_local;
-	struct proto_facts facts = {
-		.now = datagram->shared->now,
-		.service = settings->service,
-		.worker = settings->worker,
-		.host = settings->host,
-		.transport = datagram->transport,
-		.peer = &request->peer->any,
-		.local = asked(request, &room_for_local),
-		.proxy = request->has_proxy ? &request->proxy : NULL,
-		.ttl = request->info.ttl,
-		.traffic_class = request->info.traffic_class,
-		.has_ids = request->info.has_ids,
-		.pid = request->info.ids.pid,
-		.uid = request->info.ids.uid,
-		.gid = request->info.ids.gid,
-	};
-
-	/* It returns a place in the request or in the room. */
-	/* cppcheck-suppress returnDanglingLifetime */
-	return settings->proto->datagram(&settings->says, &facts, request->data, request->len, room,
-					 len);
-}
-
-/*
- * A protocol that says the same whatever it is asked is asked the same, whatever the bytes are: two
- * that tell the time would never send the same bytes twice.
- */
-static bool heeds_bytes(const struct request *request)
-{
-	const struct proto *proto = request->datagram->server->settings.proto;
-
-	return !proto->speaks_first && proto->produce == NULL;
-}
-
-/* Before the protocol changes the bytes. */
-static uint64_t hash_request(const struct request *request)
-{
-	return heeds_bytes(request)
-		       ? bounce_hash(request->datagram->shared->bounce, request->data, request->len)
-		       : 0;
-}
-
-static enum fate check_bounce(struct request *request, uint64_t came, const void *reply, size_t len)
-{
-	struct datagrams *shared = request->datagram->shared;
-	int64_t now = (int64_t)(shared->now_us / 1000), muted;
-	uint64_t sent = came;
-
-	if (heeds_bytes(request) && (reply != request->data || len != request->len))
-		sent = bounce_hash(shared->bounce, reply, len);
-
-	muted = bounce_exchange(shared->bounce, request->bouncer, came, sent, shared->turn, now);
-	if (muted == 0)
-		return ANSWERED;
-	say_muted(request->datagram, request, muted);
-	return LOOPING;
-}
-
-static void queue_reply(struct request *request, const unsigned char *reply, size_t len)
-{
-	struct datagrams *shared = request->datagram->shared;
-	struct msghdr *message = &shared->out[shared->replies].msg_hdr;
-
-	shared->out_data[shared->replies++] = (struct iovec){(void *)reply, len};
-	message->msg_name = request->peer;
-	message->msg_namelen = request->peer_len;
-	message->msg_controllen = 0;
-	if (request->datagram->wildcard)
-		pktinfo_answer(&request->info, message);
-}
-
-static enum fate answer(struct request *request, unsigned char *room)
-{
-	bool is_unix = request->datagram->local.any.sa_family == AF_UNIX;
-	uint64_t came = is_unix ? 0 : hash_request(request);
-	size_t len = 0, most = request->len > REPLY_MIN ? request->len : REPLY_MIN;
-	const unsigned char *reply = say(request, room, &len);
-	enum fate fate = ANSWERED;
-
-	if (reply == NULL)
-		return NO_ANSWER;
-	if (len > most)
-		len = most;
-	/* Nobody can forge the name of a Unix socket. */
-	if (!is_unix)
-		fate = check_bounce(request, came, reply, len);
-	if (fate == ANSWERED)
-		queue_reply(request, reply, len);
-	return fate;
-}
-
-/* Nothing is written there for one without a name, and nothing ends a path (unix(7)). */
-static void end_unix_address(struct sockaddr_un *address, socklen_t len)
-{
-	address->sun_family = AF_UNIX;
-	if (len < sizeof(address->sun_family))
-		len = sizeof(address->sun_family);
-	if (len < sizeof(*address))
-		memset((char *)address + len, 0, sizeof(*address) - len);
-}
-
-static void serve_one(struct datagram *datagram, unsigned i)
-{
-	struct datagrams *shared = datagram->shared;
-	struct msghdr *message = &shared->in[i].msg_hdr;
-	struct request request;
-	enum fate fate;
-
-	request.datagram = datagram;
-	request.peer = &shared->peers[i];
-	request.peer_len = message->msg_namelen;
-	request.data = shared->in_data[i].iov_base;
-	request.len = shared->in[i].msg_len;
-	request.has_proxy = false;
-	request.why = NULL;
-	if (datagram->local.any.sa_family == AF_UNIX)
-		end_unix_address(&request.peer->un, request.peer_len);
-	pktinfo_read(&request.info, message);
-	fate = message->msg_flags & MSG_TRUNC ? TOO_LONG : datagram_judge_sender(&request);
-	if (fate == ANSWERED)
-		fate = datagram_judge_client(&request);
-	if (fate == ANSWERED)
-		fate = answer(&request, shared->buffers + (size_t)(DATAGRAM_BATCH + i) * STRIDE);
-	if (fate != ANSWERED && fate != NO_ANSWER)
-		not_answered(datagram, fate, &request);
-}
-
-/* One reply that the kernel refused: who else waits must not suffer from it. */
-static void unsent(struct datagram *datagram, const struct msghdr *message, int error)
-{
-	bool is_unix = datagram->local.any.sa_family == AF_UNIX;
-	struct request request;
-
-	request.peer = message->msg_name;
-	request.has_proxy = false;
-	request.why = strerror(error);
-	if (error == EACCES && is_unix)
-		request.why = "the client does not let the service's user write to its socket";
-	/* EACCES: a broadcast address that only the routes know as one (ip(7)). */
-	not_answered(datagram, error == EACCES && !is_unix ? NOT_FOR_US : UNSENT, &request);
-}
-
-static void send_replies(struct datagram *datagram)
-{
-	struct datagrams *shared = datagram->shared;
-	uint64_t bytes = 0, sent = 0;
-
-	for (unsigned at = 0; at < shared->replies;) {
-		int n = sendmmsg(datagram->fd, shared->out + at, shared->replies - at,
-				 MSG_DONTWAIT | MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		/* The error is the first one's; of those behind it nothing is known. */
-		if (n <= 0)
-			unsent(datagram, &shared->out[at++].msg_hdr, errno);
-		for (; n > 0; n--, sent++)
-			bytes += shared->out[at++].msg_len;
-	}
-	counter_add(&datagram->server->counters->datagram_replies, sent);
-	counter_add(&datagram->server->counters->bytes_out, bytes);
-}
+#define STRIDE	(BUFFER + 192)
+#define BUFFERS ((size_t)DATAGRAM_BATCH * STRIDE + DATAGRAM_ROOM)
 
 /* ---- Turns ---------------------------------------------------------------------------------- */
 
@@ -317,39 +35,86 @@ static void make_ready(struct datagram *datagram)
 	for (unsigned i = 0; i < n; i++) {
 		struct msghdr *message = &shared->in[i].msg_hdr;
 
-		message->msg_namelen = sizeof(shared->peers[i]);
+		message->msg_namelen = sizeof(shared->arrivals[i].peer);
 		message->msg_controllen = datagram->control_len;
 		message->msg_control =
-			datagram->control_len > 0 ? shared->in_control[i].bytes : NULL;
+			datagram->control_len > 0 ? shared->arrivals[i].control.bytes : NULL;
 	}
 	shared->ready_for = datagram;
 	shared->used = 0;
 }
 
-/* Returns how many datagrams there were, or -1 with errno. */
-static int serve_batch(struct datagram *datagram)
+/*
+ * How many messages to ask for. A second one that does not come costs time as well, so where each
+ * came alone for a while only one is asked for; epoll tells of others, and a look now and then
+ * finds out that more come. Of large ones few, for their buffers would push each other out of the
+ * cache. Twice as many as long as all that were asked for come.
+ */
+static unsigned batch_size(const struct datagram *datagram)
+{
+	size_t fit;
+
+	if (datagram->alone >= ALONE_MIN && datagram->alone % ALONE_LOOK != 0)
+		return 1;
+	if (datagram->longest * datagram->expected <= CACHE_BYTES)
+		return datagram->expected;
+	fit = CACHE_BYTES / datagram->longest;
+	return fit > 2 ? (unsigned)fit : 2;
+}
+
+static void learn(struct datagram *datagram, unsigned n, unsigned asked)
+{
+	const struct mmsghdr *in = datagram->shared->in;
+
+	if (n < asked)
+		datagram->expected = BATCH_MIN;
+	else if (asked == datagram->expected && asked < DATAGRAM_BATCH)
+		datagram->expected *= 2;
+	datagram->alone = n == 1 ? datagram->alone + 1 : 0;
+	datagram->longest = 0;
+	for (unsigned i = 0; i < n; i++)
+		if (in[i].msg_len > datagram->longest)
+			datagram->longest = in[i].msg_len;
+}
+
+static void begin_batch(struct datagram *datagram)
+{
+	struct datagrams *shared = datagram->shared;
+	const struct server_settings *settings = &datagram->server->settings;
+
+	shared->turn++;
+	/* Only a rate needs the exact time, which takes longer. */
+	shared->now_us = settings->limits[0] != NULL || settings->limits[1] != NULL
+				 ? clock_us()
+				 : (uint64_t)clock_coarse_ms() * 1000;
+	if (settings->proto->heeds_facts)
+		clock_gettime(CLOCK_REALTIME, &shared->now);
+}
+
+/* Returns how many messages there were, or -1 with errno. `*more`: others may wait. */
+static int serve_batch(struct datagram *datagram, bool *more)
 {
 	struct datagrams *shared = datagram->shared;
 	struct counters *counters = datagram->server->counters;
+	unsigned asked = batch_size(datagram), count = 0;
 	uint64_t bytes = 0;
 	int n;
 
 	make_ready(datagram);
-	n = recvmmsg(datagram->fd, shared->in, DATAGRAM_BATCH, MSG_DONTWAIT, NULL);
+	n = recvmmsg(datagram->fd, shared->in, asked, MSG_DONTWAIT, NULL);
+	*more = n == (int)asked && asked > 1;
 	if (n <= 0)
 		return -1;
 	shared->used = (unsigned)n;
-	shared->replies = 0;
-	shared->turn++;
-	shared->now_us = clock_us();
-	clock_gettime(CLOCK_REALTIME, &shared->now);
+	learn(datagram, shared->used, asked);
+	begin_batch(datagram);
 	for (unsigned i = 0; i < shared->used; i++) {
 		bytes += shared->in[i].msg_len;
-		serve_one(datagram, i);
+		count += datagram_serve(datagram, i);
 	}
-	counter_add(&counters->datagrams, shared->used);
+	counter_add(&counters->datagrams, count);
 	counter_add(&counters->bytes_in, bytes);
-	send_replies(datagram);
+	datagram_send(datagram);
 	return n;
 }
 
@@ -383,18 +148,45 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
 static void on_readable(evutil_socket_t fd, short what, void *arg)
 {
 	struct datagram *datagram = arg;
-	int n = DATAGRAM_BATCH;
+	const _Atomic uint64_t *counter = &datagram->server->counters->datagrams;
+	uint64_t until = counter_get(counter) + DATAGRAMS_TURN;
+	bool more;
 
 	(void)fd;
 	(void)what;
-	for (int i = 0; i < BATCHES_TURN && n == DATAGRAM_BATCH; i++) {
-		n = serve_batch(datagram);
-		/* A wrong checksum is found out only here: now and then there is nothing. */
-		if (n > 0)
-			datagram->fruitless = 0;
-		else if (i == 0 && ++datagram->fruitless >= FRUITLESS_MAX)
-			pause_receiving(datagram, errno);
-	}
+	/* A wrong checksum is found out only here: now and then there is nothing. */
+	if (serve_batch(datagram, &more) > 0)
+		datagram->fruitless = 0;
+	else if (++datagram->fruitless >= FRUITLESS_MAX)
+		pause_receiving(datagram, errno);
+	while (more && counter_get(counter) < until)
+		serve_batch(datagram, &more);
+}
+
+static void set_option(int fd, int level, int option, int value)
+{
+	setsockopt(fd, level, option, &value, sizeof(value));
+}
+
+/*
+ * Where a kernel does not know an option, or the socket is of another family, nothing is lost.
+ *
+ * Trains: only now, when this worker serves the socket. A worker of an older version, which would
+ * take a train for one long datagram, may serve it until then, or for good when a restart fails.
+ *
+ * Each fact costs the kernel and us a few per cent of a datagram.
+ */
+static void set_what_comes(const struct datagram *datagram)
+{
+	int tells = datagram->server->settings.proto->heeds_facts;
+
+	if (datagram->is_unix)
+		return;
+	set_option(datagram->fd, IPPROTO_UDP, UDP_GRO, 1);
+	set_option(datagram->fd, IPPROTO_IP, IP_RECVTTL, tells);
+	set_option(datagram->fd, IPPROTO_IP, IP_RECVTOS, tells);
+	set_option(datagram->fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, tells);
+	set_option(datagram->fd, IPPROTO_IPV6, IPV6_RECVTCLASS, tells);
 }
 
 int datagram_receive(struct datagram *datagram, bool on)
@@ -403,7 +195,9 @@ int datagram_receive(struct datagram *datagram, bool on)
 		return 0;
 	if (on && event_add(&datagram->event, NULL) < 0)
 		return -1;
-	if (!on) {
+	if (on) {
+		set_what_comes(datagram);
+	} else {
 		event_del(&datagram->event);
 		event_del(&datagram->resume);
 	}
@@ -413,11 +207,12 @@ int datagram_receive(struct datagram *datagram, bool on)
 
 void datagram_empty(struct datagram *datagram)
 {
+	bool more;
 	int n = 0;
 
 	/* As for connections: no queue is longer. */
 	for (int i = 0; i < SERVER_QUEUE_MAX && n >= 0; i += n)
-		n = serve_batch(datagram);
+		n = serve_batch(datagram, &more);
 }
 
 /* ---- The beginning and the end -------------------------------------------------------------- */
@@ -425,7 +220,7 @@ void datagram_empty(struct datagram *datagram)
 static void shared_free(struct datagrams *shared)
 {
 	if (shared->buffers != NULL)
-		munmap(shared->buffers, (size_t)2 * DATAGRAM_BATCH * STRIDE);
+		munmap(shared->buffers, BUFFERS);
 	bounce_free(shared->bounce);
 	free(shared);
 }
@@ -438,26 +233,22 @@ static struct datagrams *shared_new(void)
 	if (shared == NULL)
 		return NULL;
 	shared->bounce = bounce_new();
-	buffers = mmap(NULL, (size_t)2 * DATAGRAM_BATCH * STRIDE, PROT_READ | PROT_WRITE,
+	buffers = mmap(NULL, BUFFERS, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (shared->bounce == NULL || buffers == MAP_FAILED) {
 		shared_free(shared);
 		return NULL;
 	}
-	/* Most datagrams are small, and most of these 8 MiB are never touched. */
-	madvise(buffers, (size_t)2 * DATAGRAM_BATCH * STRIDE, MADV_NOHUGEPAGE);
+	/* Most datagrams are small, and most of this is never touched. */
+	madvise(buffers, BUFFERS, MADV_NOHUGEPAGE);
 	shared->buffers = buffers;
+	shared->room = shared->buffers + (size_t)DATAGRAM_BATCH * STRIDE;
 	for (size_t i = 0; i < DATAGRAM_BATCH; i++) {
 		shared->in_data[i] = (struct iovec){shared->buffers + i * STRIDE, BUFFER};
 		shared->in[i].msg_hdr = (struct msghdr){
-			.msg_name = &shared->peers[i],
+			.msg_name = &shared->arrivals[i].peer,
 			.msg_iov = &shared->in_data[i],
 			.msg_iovlen = 1,
-		};
-		shared->out[i].msg_hdr = (struct msghdr){
-			.msg_iov = &shared->out_data[i],
-			.msg_iovlen = 1,
-			.msg_control = shared->out_control[i].bytes,
 		};
 	}
 	return shared;
@@ -486,6 +277,7 @@ static int know_socket(struct datagram *datagram, struct error *err)
 
 	if (getsockname(datagram->fd, &datagram->local.any, &len) < 0)
 		return error_errno(err, "cannot use a datagram socket");
+	datagram->is_unix = datagram->local.any.sa_family == AF_UNIX;
 	datagram->wildcard = is_wildcard(&datagram->local);
 	datagram->port = ntohs(datagram->local.in.sin_port); /* of IPv6, in the same place */
 	datagram->control_len = PKTINFO_CONTROL_MAX;
@@ -527,6 +319,7 @@ struct datagram *datagram_new(struct server *server, int fd, struct error *err)
 	datagram->shared = server->datagrams;
 	datagram->shared->users++;
 	datagram->fd = fd;
+	datagram->expected = BATCH_MIN;
 	if (server->settings.proto->datagram == NULL) {
 		error_set(err, EXIT_CONFIG, "the protocol '%s' has no datagrams",
 			  server->settings.proto->name);

@@ -3,22 +3,32 @@
 
 #include "net/datagram_private.h"
 
-enum fate datagram_judge_sender(struct request *request)
+enum fate datagram_judge_arrival(const struct datagram *datagram, struct arrival *arrival,
+				 const struct msghdr *message)
 {
-	struct datagrams *shared = request->datagram->shared;
-	const struct port_set *silent = request->datagram->server->settings.silent_ports;
+	const struct port_set *silent = datagram->server->settings.silent_ports;
 
-	if (request->datagram->local.any.sa_family == AF_UNIX)
-		return request->peer_len > sizeof(sa_family_t) ? ANSWERED : NAMELESS;
-	if (!pktinfo_to_us_alone(&request->info) || !pktinfo_is_unicast(&request->peer->any))
+	if (message->msg_flags & MSG_TRUNC)
+		return TOO_LONG;
+	if (datagram->is_unix)
+		return arrival->peer_len > sizeof(sa_family_t) ? ANSWERED : NAMELESS;
+	if (!pktinfo_to_us_alone(&arrival->info) || !pktinfo_is_unicast(&arrival->peer.any))
 		return NOT_FOR_US;
-	request->bouncer = bounce_peer_of(shared->bounce, &request->peer->any);
-	if (request->bouncer.port == 0 ||
-	    (silent != NULL && port_set_has(silent, request->bouncer.port)))
+	arrival->bouncer = bounce_peer_of(datagram->shared->bounce, &arrival->peer.any);
+	if (arrival->bouncer.port == 0 ||
+	    (silent != NULL && port_set_has(silent, arrival->bouncer.port)))
 		return FROM_PORT;
-	if (bounce_is_muted(shared->bounce, request->bouncer, (int64_t)(shared->now_us / 1000)))
-		return LOOPING;
 	return ANSWERED;
+}
+
+/* A datagram of the same train may have been the one too many. */
+static bool is_muted(const struct request *request)
+{
+	const struct datagrams *shared = request->datagram->shared;
+
+	return !request->datagram->is_unix &&
+	       bounce_is_muted(shared->bounce, request->from->bouncer,
+			       (int64_t)(shared->now_us / 1000));
 }
 
 /* Only version 2 has datagrams (section 2.2). Each carries a whole header, or none. */
@@ -30,7 +40,7 @@ static enum fate take_proxy_header(struct request *request)
 	if (settings->proxy == SERVER_PROXY_OFF)
 		return ANSWERED;
 	if (!proxy_has_v2_signature(request->data, request->len) ||
-	    !gate_trusts_proxy(settings, &request->peer->any))
+	    !gate_trusts_proxy(settings, &request->from->peer.any))
 		return settings->proxy == SERVER_PROXY_REQUIRED ? NO_PROXY : ANSWERED;
 	switch (proxy_parse(request->data, request->len, &request->proxy, &why)) {
 	case PROXY_DONE:
@@ -53,7 +63,7 @@ static const struct sockaddr *client_of(const struct request *request)
 {
 	if (request->has_proxy && !request->proxy.local)
 		return (const struct sockaddr *)&request->proxy.source.storage;
-	return &request->peer->any;
+	return &request->from->peer.any;
 }
 
 static enum fate pass_gate(struct request *request)
@@ -61,10 +71,10 @@ static enum fate pass_gate(struct request *request)
 	struct server *server = request->datagram->server;
 	struct access_client client = {.address = client_of(request)};
 
-	if (client.address == &request->peer->any) {
-		client.has_ids = request->info.has_ids;
-		client.uid = request->info.ids.uid;
-		client.gid = request->info.ids.gid;
+	if (client.address == &request->from->peer.any) {
+		client.has_ids = request->from->info.has_ids;
+		client.uid = request->from->info.ids.uid;
+		client.gid = request->from->info.ids.gid;
 	}
 	if (gate_admits(&server->gate, &server->settings, server->counters, &client,
 			(int64_t)(request->datagram->shared->now_us / 1000), &request->refusal))
@@ -83,12 +93,12 @@ static bool is_within_rate(const struct request *request)
 {
 	const struct server_settings *settings = &request->datagram->server->settings;
 	const struct sockaddr *client = client_of(request);
-	bool has_ids = request->info.has_ids && client == &request->peer->any;
+	bool has_ids = request->from->info.has_ids && client == &request->from->peer.any;
 	struct limits_source source;
 
 	if (settings->limits[0] == NULL && settings->limits[1] == NULL)
 		return true;
-	limits_source_of(&source, client, has_ids ? request->info.ids.uid : (uid_t)-1);
+	limits_source_of(&source, client, has_ids ? request->from->info.ids.uid : (uid_t)-1);
 	for (int i = SERVER_SCOPES - 1; i >= 0; i--)
 		if (settings->limits[i] != NULL &&
 		    !limits_datagram(settings->limits[i], &source,
@@ -99,7 +109,7 @@ static bool is_within_rate(const struct request *request)
 
 enum fate datagram_judge_client(struct request *request)
 {
-	enum fate fate = take_proxy_header(request);
+	enum fate fate = is_muted(request) ? LOOPING : take_proxy_header(request);
 
 	if (fate == ANSWERED)
 		fate = pass_gate(request);

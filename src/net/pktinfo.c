@@ -1,5 +1,6 @@
 #include "net/pktinfo.h"
 
+#include <netinet/udp.h>
 #include <string.h>
 
 static void read_ip(struct pktinfo *info, const struct cmsghdr *cmsg)
@@ -30,6 +31,17 @@ static void read_ipv6(struct pktinfo *info, const struct cmsghdr *cmsg)
 	}
 }
 
+static void read_udp(struct pktinfo *info, const struct cmsghdr *cmsg)
+{
+	int segment = 0;
+
+	if (cmsg->cmsg_type != UDP_GRO)
+		return;
+	memcpy(&segment, CMSG_DATA(cmsg), sizeof(segment));
+	if (segment > 0)
+		info->segment = (size_t)segment;
+}
+
 void pktinfo_read(struct pktinfo *info, struct msghdr *message)
 {
 	struct cmsghdr *cmsg = CMSG_FIRSTHDR(message);
@@ -37,11 +49,14 @@ void pktinfo_read(struct pktinfo *info, struct msghdr *message)
 	info->has_in = info->has_in6 = info->has_ids = false;
 	info->ids = (struct ucred){0};
 	info->ttl = info->traffic_class = -1;
+	info->segment = 0;
 	for (; cmsg != NULL; cmsg = CMSG_NXTHDR(message, cmsg)) {
 		if (cmsg->cmsg_level == IPPROTO_IP) {
 			read_ip(info, cmsg);
 		} else if (cmsg->cmsg_level == IPPROTO_IPV6) {
 			read_ipv6(info, cmsg);
+		} else if (cmsg->cmsg_level == IPPROTO_UDP) {
+			read_udp(info, cmsg);
 		} else if (cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_CREDENTIALS) {
 			memcpy(&info->ids, CMSG_DATA(cmsg), sizeof(info->ids));
 			/* Pid 0: sent before the socket had SO_PASSCRED. */
@@ -90,6 +105,18 @@ bool pktinfo_is_unicast(const struct sockaddr *address)
 	return address->sa_family == AF_INET
 		       ? is_unicast_in(((const struct sockaddr_in *)address)->sin_addr)
 		       : is_unicast_in6(&((const struct sockaddr_in6 *)address)->sin6_addr);
+}
+
+bool pktinfo_is_same_asked(const struct pktinfo *one, const struct pktinfo *other)
+{
+	if (one->has_in || other->has_in)
+		return one->has_in && other->has_in &&
+		       one->in.ipi_addr.s_addr == other->in.ipi_addr.s_addr;
+	if (one->has_in6 && other->has_in6)
+		return IN6_ARE_ADDR_EQUAL(&one->in6.ipi6_addr, &other->in6.ipi6_addr) &&
+		       (one->in6.ipi6_ifindex == other->in6.ipi6_ifindex ||
+			!IN6_IS_ADDR_LINKLOCAL(&one->in6.ipi6_addr));
+	return one->has_in6 == other->has_in6;
 }
 
 bool pktinfo_asked(const struct pktinfo *info, uint16_t port, union any_address *asked)

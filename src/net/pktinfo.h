@@ -1,13 +1,14 @@
 /*
  * What comes along with a datagram, in its control messages (cmsg(3)): the address that was asked,
- * for replies from there (ip(7), IP_PKTINFO; RFC 3542, section 6.1), TTL, traffic class, and who
- * sent it through a Unix socket.
+ * for replies from there (ip(7), IP_PKTINFO; RFC 3542, section 6.1), TTL, traffic class, whether it
+ * is a train, and who sent it through a Unix socket.
  */
 #ifndef ECHOD_NET_PKTINFO_H
 #define ECHOD_NET_PKTINFO_H
 
 #include <netinet/in.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -36,6 +37,7 @@ struct pktinfo {
 	int ttl; /* -1: not known; of the traffic class, too */
 	int traffic_class;
 	struct ucred ids; /* zeroes without has_ids */
+	size_t segment;	  /* bytes of each datagram of a train (net/train.h); 0: it is none */
 };
 
 /* Fill `info` from a message that was received. */
@@ -46,6 +48,9 @@ bool pktinfo_to_us_alone(const struct pktinfo *info);
 
 /* An IPv4 or IPv6 address that one host may have. A subnet's broadcast address cannot be told. */
 bool pktinfo_is_unicast(const struct sockaddr *address);
+
+/* Would pktinfo_answer let both replies leave in the same way? */
+bool pktinfo_is_same_asked(const struct pktinfo *one, const struct pktinfo *other);
 
 /* The address that was asked, with the socket's port (host byte order). False: not known. */
 bool pktinfo_asked(const struct pktinfo *info, uint16_t port, union any_address *asked);

@@ -63,4 +63,5 @@ const struct proto proto_daytime = {
 	.speaks_first = true,
 	.open = daytime_open,
 	.datagram = daytime_datagram,
+	.heeds_facts = true,
 };

@@ -106,6 +106,8 @@ struct proto {
 	const unsigned char *(*datagram)(const struct proto_settings *settings,
 					 const struct proto_facts *facts, unsigned char *data,
 					 size_t len, unsigned char *room, size_t *reply);
+	/* It looks at the facts; else they are NULL: to gather them costs time. */
+	bool heeds_facts;
 };
 
 /* The largest payload of a UDP datagram over IPv4: 65535 less the headers (RFC 768, RFC 791). */

@@ -47,4 +47,5 @@ const struct proto proto_time = {
 	.speaks_first = true,
 	.open = time_open,
 	.datagram = time_datagram,
+	.heeds_facts = true,
 };

@@ -230,4 +230,5 @@ const struct proto proto_whoami = {
 	.speaks_first = true,
 	.open = whoami_open,
 	.datagram = whoami_datagram,
+	.heeds_facts = true,
 };

@@ -228,6 +228,23 @@ static void peers_of_ipv6_differ_by_address_port_and_interface(void **state)
 	assert_true(bounce_peer_of(bounce, (struct sockaddr *)&address).key != first);
 }
 
+static void a_turn_that_has_counted_need_not_be_asked_again(void **state)
+{
+	struct bounce *bounce = *state;
+	struct bounce_peer who = peer(bounce, "192.0.2.1", 9);
+
+	assert_true(bounce_matters(bounce, who, 1));
+	bounce_exchange(bounce, who, 7, 7, 1, START);
+	assert_false(bounce_matters(bounce, who, 1));
+	assert_true(bounce_matters(bounce, who, 2));
+	assert_true(bounce_matters(bounce, peer(bounce, "192.0.2.1", 10), 1));
+	/* Something else came: what is watched may still come in this turn. */
+	bounce_exchange(bounce, who, 8, 8, 2, START);
+	assert_true(bounce_matters(bounce, who, 2));
+	bounce_exchange(bounce, who, 7, 7, 2, START);
+	assert_false(bounce_matters(bounce, who, 2));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -241,6 +258,7 @@ int main(void)
 		TEST(many_loops_at_once_do_not_hide_each_other),
 		TEST(what_comes_twice_before_our_answer_is_no_echo_of_it),
 		TEST(a_crowd_does_not_hide_a_loop),
+		TEST(a_turn_that_has_counted_need_not_be_asked_again),
 		TEST(a_muted_peer_keeps_its_place),
 		TEST(hashes_tell_bytes_and_lengths_apart),
 		TEST(of_a_long_datagram_both_ends_count),

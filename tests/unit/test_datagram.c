@@ -150,7 +150,8 @@ static const struct proto echo = {.name = "echo", .datagram = say_back};
 static const struct proto discard = {.name = "discard", .datagram = say_nothing};
 static const struct proto generous = {.name = "generous", .datagram = say_much};
 static const struct proto numbers = {.name = "numbers", .datagram = say_a_number};
-static const struct proto facts_proto = {.name = "facts", .datagram = say_back_and_remember};
+static const struct proto facts_proto = {
+	.name = "facts", .datagram = say_back_and_remember, .heeds_facts = true};
 static const struct proto streams_only = {.name = "streams"};
 
 static struct server_settings settings_of(const struct proto *proto)
@@ -831,9 +832,8 @@ static void nothing_is_answered_under_load(void **state)
 	close(fd);
 }
 
-static void the_rate_of_datagrams_is_limited(void **state)
+static void try_rate(struct fixture *f, void (*say_50)(int fd))
 {
-	struct fixture *f = *state;
 	struct server_settings settings = settings_of(&echo);
 	struct limits_rules rules = {.datagram_rate = 10};
 	struct error err = {0};
@@ -846,8 +846,7 @@ static void the_rate_of_datagrams_is_limited(void **state)
 	close(memory);
 	serve_on(f, "127.0.0.1", "127.0.0.1", &settings);
 	fd = client(f);
-	for (int i = 0; i < 50; i++)
-		say(fd, "x", 1);
+	say_50(fd);
 	run(f);
 	assert_int_equal(COUNT(f, datagrams), 50);
 	assert_in_range(COUNT(f, datagram_replies), 9, 12);
@@ -856,6 +855,339 @@ static void the_rate_of_datagrams_is_limited(void **state)
 	server_free(f->server);
 	f->server = NULL;
 	limits_close(settings.limits[1]);
+}
+
+static void say_one_by_one(int fd)
+{
+	for (int i = 0; i < 50; i++)
+		say(fd, "x", 1);
+}
+
+static void the_rate_of_datagrams_is_limited(void **state)
+{
+	try_rate(*state, say_one_by_one);
+}
+
+/* ---- Trains --------------------------------------------------------------------------------- */
+
+union train_control {
+	struct cmsghdr align;
+	char bytes[CMSG_SPACE(sizeof(int))];
+};
+
+/* Datagrams of `segment` bytes, of which the last may be shorter. False: the kernel has none. */
+static bool say_train(int fd, const void *data, size_t len, uint16_t segment)
+{
+	union train_control control = {.align = {.cmsg_level = IPPROTO_UDP,
+						 .cmsg_type = UDP_SEGMENT,
+						 .cmsg_len = CMSG_LEN(sizeof(segment))}};
+	struct iovec all = {(void *)(uintptr_t)data, len};
+	struct msghdr message = {.msg_iov = &all,
+				 .msg_iovlen = 1,
+				 .msg_control = &control,
+				 .msg_controllen = CMSG_SPACE(sizeof(segment))};
+	ssize_t sent;
+
+	memcpy(CMSG_DATA(&control.align), &segment, sizeof(segment));
+	sent = sendmsg(fd, &message, 0);
+	if (sent < 0 && (errno == EINVAL || errno == ENOPROTOOPT))
+		return false;
+	assert_int_equal(sent, len);
+	return true;
+}
+
+/* A client that is given trains as they are. */
+static int train_client(const struct fixture *f)
+{
+	int fd = client(f), on = 1;
+
+	if (setsockopt(fd, IPPROTO_UDP, UDP_GRO, &on, sizeof(on)) == 0)
+		return fd;
+	close(fd);
+	return -1;
+}
+
+/* One message: a train of such datagrams, or with `segment` 0 a single one. */
+static void assert_hears_train(int fd, const void *data, size_t len, int segment)
+{
+	static unsigned char got[BIG + 1];
+	union train_control control;
+	struct iovec all = {got, sizeof(got)};
+	struct msghdr message = {.msg_iov = &all,
+				 .msg_iovlen = 1,
+				 .msg_control = &control,
+				 .msg_controllen = sizeof(control)};
+	int size = 0;
+
+	assert_int_equal(recvmsg(fd, &message, 0), len);
+	assert_memory_equal(got, data, len);
+	if (message.msg_controllen > 0 && control.align.cmsg_type == UDP_GRO)
+		memcpy(&size, CMSG_DATA(&control.align), sizeof(size));
+	assert_int_equal(size, segment);
+}
+
+/* Every byte says where it stands. */
+static const unsigned char *numbered(void)
+{
+	static unsigned char data[BIG];
+
+	for (size_t i = 0; i < BIG; i++)
+		data[i] = (unsigned char)(i * 7 + i / 251);
+	return data;
+}
+
+static void assert_hears_each(int fd, const unsigned char *data, size_t len, size_t segment)
+{
+	for (; len > 0; data += segment, len -= segment) {
+		if (segment > len)
+			segment = len;
+		assert_hears(fd, data, segment);
+	}
+	assert_hears_nothing(fd);
+}
+
+static void try_train(struct fixture *f, size_t len, uint16_t segment)
+{
+	size_t each = (len + segment - 1) / segment;
+	uint64_t replies = COUNT(f, datagram_replies), datagrams = COUNT(f, datagrams);
+	uint64_t bytes_in = COUNT(f, bytes_in), bytes_out = COUNT(f, bytes_out);
+	int fd = client(f), trains = train_client(f);
+
+	if (!say_train(fd, numbered(), len, segment))
+		skip();
+	run(f);
+	assert_hears_each(fd, numbered(), len, segment);
+	assert_int_equal(COUNT(f, datagrams) - datagrams, each);
+	assert_int_equal(COUNT(f, datagram_replies) - replies, each);
+	assert_int_equal(COUNT(f, bytes_in) - bytes_in, len);
+	assert_int_equal(COUNT(f, bytes_out) - bytes_out, len);
+	/* The very longest are cut on their way already: they exceed the device's gso_max_size. */
+	if (trains >= 0 && len <= 65000) {
+		assert_true(say_train(trains, numbered(), len, segment));
+		run(f);
+		assert_hears_train(trains, numbered(), len, len > segment ? segment : 0);
+		assert_hears_nothing(trains);
+	}
+	if (trains >= 0)
+		close(trains);
+	close(fd);
+}
+
+static void a_train_comes_back_as_it_came(void **state)
+{
+	struct fixture *f = *state;
+
+	serve(f, &echo);
+	try_train(f, 200, 100);
+	try_train(f, 4037, 100);
+	try_train(f, 101, 100);
+	try_train(f, 100, 100);
+	try_train(f, 64, 1);
+	try_train(f, 64 * 1023, 1023);
+	try_train(f, 65507, 1472);
+	try_train(f, 65507, 65506);
+}
+
+static void a_train_comes_back_over_ipv6(void **state)
+{
+	struct fixture *f = *state;
+	struct server_settings settings = settings_of(&facts_proto);
+
+	if (!has_ipv6())
+		skip();
+	serve_on(f, "::", "::1", &settings);
+	try_train(f, 4037, 100);
+	try_train(f, 65507, 1452);
+	assert_contains(seen.local, "[::1]:");
+}
+
+/* What waits from one client leaves as a train, as far as the sizes allow it. */
+static void replies_that_wait_are_joined(void **state)
+{
+	struct fixture *f = *state;
+	const unsigned char *data = numbered();
+	int fd;
+
+	serve(f, &echo);
+	fd = train_client(f);
+	if (fd < 0)
+		skip();
+	for (size_t i = 0; i < 4; i++)
+		say(fd, data + i * 50, 50);
+	run(f);
+	assert_hears_train(fd, data, 200, 50);
+	say(fd, data, 50);
+	say(fd, data + 50, 20);
+	say(fd, data, 0);
+	say(fd, data, 30);
+	run(f);
+	assert_hears_train(fd, data, 70, 50);
+	assert_hears_train(fd, data, 0, 0);
+	assert_hears_train(fd, data, 30, 0);
+	assert_hears_nothing(fd);
+	assert_int_equal(COUNT(f, datagram_replies), 8);
+	close(fd);
+}
+
+/* Sizes that can be joined and sizes that cannot, of clients that speak in turns. */
+static void replies_of_all_sizes_keep_their_order(void **state)
+{
+	struct fixture *f = *state;
+	const size_t sizes[] = {10, 10, 5, 10, 20, 20, 0,  20, 0, 0, 3000, 3000, 3000, 1,
+				1,  1,	1, 2,  2,  64, 63, 65, 0, 1, 9000, 9000, 8999, 9000};
+	const unsigned char *data = numbered();
+	int fds[3];
+
+	serve(f, &echo);
+	for (size_t k = 0; k < COUNT_OF(fds); k++)
+		fds[k] = client(f);
+	for (size_t i = 0; i < COUNT_OF(sizes); i++)
+		for (size_t k = 0; k < COUNT_OF(fds); k++)
+			if (i % (k + 1) == 0)
+				say(fds[k], data + 100 * i + k, sizes[i]);
+	run(f);
+	for (size_t k = 0; k < COUNT_OF(fds); k++) {
+		for (size_t i = 0; i < COUNT_OF(sizes); i++)
+			if (i % (k + 1) == 0)
+				assert_hears(fds[k], data + 100 * i + k, sizes[i]);
+		assert_hears_nothing(fds[k]);
+		close(fds[k]);
+	}
+	assert_int_equal(COUNT(f, datagram_replies), 28 + 14 + 10);
+}
+
+/* Of one client, too: its datagrams to two addresses are no train. */
+static void joined_replies_come_from_the_address_that_was_asked(void **state)
+{
+	struct fixture *f = *state;
+	struct server_settings settings = settings_of(&echo);
+	struct sockaddr_in from;
+	char host[16];
+	int fd;
+
+	serve_on(f, "0.0.0.0", "127.0.0.1", &settings);
+	fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	for (int i = 0; i < 12; i++) {
+		struct address ask;
+
+		snprintf(host, sizeof(host), "127.0.0.%d", 2 + i % 3);
+		ask = address_of(host, port_of(f->fd));
+		assert_int_equal(sendto(fd, host, 9, 0, (struct sockaddr *)&ask.storage, ask.len),
+				 9);
+	}
+	run(f);
+	for (int i = 0; i < 12; i++) {
+		socklen_t len = sizeof(from);
+
+		assert_int_equal(recvfrom(fd, host, 9, 0, (struct sockaddr *)&from, &len), 9);
+		assert_int_equal(host[8] - '0', ntohl(from.sin_addr.s_addr) & 0xff);
+	}
+	assert_hears_nothing(fd);
+	close(fd);
+}
+
+/* Each longer than the one before it: none can be joined, and each stands in the room. */
+static const unsigned char *say_more_and_more(const struct proto_settings *settings,
+					      const struct proto_facts *facts, unsigned char *data,
+					      size_t len, unsigned char *room, size_t *reply)
+{
+	(void)settings;
+	(void)facts;
+	(void)len;
+	memset(room, 'x', PROTO_DATAGRAM_MAX); /* as it may */
+	*reply = data[0];
+	memset(room, data[0], data[0]);
+	return room;
+}
+
+static void replies_of_a_train_may_differ(void **state)
+{
+	static const struct proto more = {.name = "more", .datagram = say_more_and_more};
+	struct fixture *f = *state;
+	unsigned char data[64 * 100] = {0}, expected[100];
+	int fd;
+
+	serve(f, &more);
+	fd = client(f);
+	for (unsigned i = 0; i < 64; i++)
+		data[100 * i] = (unsigned char)(i + 1);
+	if (!say_train(fd, data, sizeof(data), 100))
+		skip();
+	run(f);
+	for (unsigned i = 0; i < 64; i++) {
+		memset(expected, (int)i + 1, i + 1);
+		assert_hears(fd, expected, i + 1);
+	}
+	assert_hears_nothing(fd);
+	close(fd);
+}
+
+/* A route that takes no trains: one is lost by the attempt, and none is tried again. */
+static void what_cannot_leave_as_a_train_leaves_alone(void **state)
+{
+	struct fixture *f = *state;
+	const unsigned char *data = numbered();
+	int fd;
+
+	serve(f, &echo);
+	fd = train_client(f);
+	if (fd < 0)
+		skip();
+	set(f->fd, SOL_SOCKET, SO_NO_CHECK, 1); /* EINVAL (net/ipv4/udp.c, udp_send_skb) */
+	for (int turn = 0; turn < 2; turn++) {
+		assert_true(say_train(fd, data, 250, 100));
+		run(f);
+		assert_hears_train(fd, data, 100, 0);
+		assert_hears_train(fd, data + 100, 100, 0);
+		assert_hears_train(fd, data + 200, 50, 0);
+		assert_hears_nothing(fd);
+	}
+	/* Larger ones are not tried either; smaller ones may pass where those cannot. */
+	set(f->fd, SOL_SOCKET, SO_NO_CHECK, 0);
+	assert_true(say_train(fd, data, 400, 200));
+	run(f);
+	assert_hears_train(fd, data, 200, 0);
+	assert_hears_train(fd, data + 200, 200, 0);
+	assert_true(say_train(fd, data, 198, 99));
+	run(f);
+	assert_hears_train(fd, data, 198, 99);
+	assert_int_equal(COUNT(f, datagrams), 10);
+	assert_int_equal(COUNT(f, datagram_replies), 10);
+	assert_int_equal(COUNT(f, datagrams_unsent), 0);
+	close(fd);
+}
+
+static void a_silent_protocol_is_silent_to_trains(void **state)
+{
+	struct fixture *f = *state;
+	int fd;
+
+	serve(f, &discard);
+	fd = client(f);
+	if (!say_train(fd, numbered(), 1000, 100))
+		skip();
+	run(f);
+	assert_hears_nothing(fd);
+	assert_int_equal(COUNT(f, datagrams), 10);
+	close(fd);
+}
+
+static void say_50_in_a_train(int fd)
+{
+	assert_true(say_train(fd, numbered(), 50, 1));
+}
+
+static void the_rate_counts_each_of_a_train(void **state)
+{
+	struct fixture *f = *state;
+	struct address any = address_of("127.0.0.1", 9);
+	int fd = client_of(&any, NULL);
+	bool has_trains = say_train(fd, "xy", 2, 1);
+
+	close(fd);
+	if (!has_trains)
+		skip();
+	try_rate(f, say_50_in_a_train);
 }
 
 /* ---- Loops ---------------------------------------------------------------------------------- */
@@ -1014,6 +1346,32 @@ static void a_proxy_header_is_taken_off(void **state)
 	say_through_proxy(fd, "");
 	run(f);
 	assert_hears(fd, "", 0);
+	close(fd);
+}
+
+/* Each datagram of a train has its own, or none. */
+static void each_of_a_train_has_its_own_header(void **state)
+{
+	struct fixture *f = *state;
+	unsigned char data[3 * (sizeof(header) + 5)];
+	size_t each = sizeof(header) + 5;
+	int fd;
+
+	serve_behind_proxy(f, SERVER_PROXY_REQUIRED, NULL);
+	fd = client(f);
+	memset(data, 'x', sizeof(data));
+	for (size_t i = 0; i < 3; i += 2) {
+		memcpy(data + i * each, header, sizeof(header));
+		memcpy(data + i * each + sizeof(header), i == 0 ? "first" : "third", 5);
+	}
+	if (!say_train(fd, data, sizeof(data), (uint16_t)each))
+		skip();
+	run(f);
+	assert_hears(fd, "first", 5);
+	assert_hears(fd, "third", 5);
+	assert_hears_nothing(fd);
+	assert_int_equal(COUNT(f, refused_proxy), 1);
+	assert_int_equal(COUNT(f, datagrams), 3);
 	close(fd);
 }
 
@@ -1559,12 +1917,22 @@ int main(void)
 		TEST(nothing_is_answered_outside_of_the_times),
 		TEST(nothing_is_answered_under_load),
 		TEST(the_rate_of_datagrams_is_limited),
+		TEST(the_rate_counts_each_of_a_train),
+		TEST(a_train_comes_back_as_it_came),
+		TEST(a_train_comes_back_over_ipv6),
+		TEST(replies_that_wait_are_joined),
+		TEST(replies_of_all_sizes_keep_their_order),
+		TEST(joined_replies_come_from_the_address_that_was_asked),
+		TEST(replies_of_a_train_may_differ),
+		TEST(what_cannot_leave_as_a_train_leaves_alone),
+		TEST(a_silent_protocol_is_silent_to_trains),
 		TEST(two_servers_that_answer_each_other_fall_silent),
 		TEST(empty_datagrams_are_no_way_around_it),
 		TEST(many_loops_at_once_fall_silent),
 		TEST(a_loop_is_found_though_its_bytes_change),
 		TEST(a_client_may_ask_the_same_as_often_as_it_likes),
 		TEST(a_proxy_header_is_taken_off),
+		TEST(each_of_a_train_has_its_own_header),
 		TEST(a_header_that_is_required_must_be_there),
 		TEST(a_header_may_be_optional),
 		TEST(a_malformed_header_is_refused),
