@@ -150,9 +150,12 @@ class Million:
         clients.begin_talk(self._active(), RATE, max(1, round(RATE * seconds)))
         self._judge(clients.end_talk(seconds), "talk")
         self.figures["talk"] |= busy.shares()
-        p99 = self.figures["talk"].get("p99", math.inf)
+        talk = self.figures["talk"]
+        p99 = talk.get("p99", math.inf)
         self._promise(p99 < self._options.p99,
-                      f"p99 of the active ones is {p99:.2f} ms, not below {self._options.p99:g} ms")
+                      f"p99 of the active ones is {p99:.2f} ms, not below {self._options.p99:g} ms, "
+                      f"while {talk['busy']:.0%} of the processors were busy, "
+                      f"{talk['busy_with_this']:.0%} with this")
 
     def _restart(self, daemon: Daemon) -> tuple[int, int]:
         """Under the talk, which goes on; returns when it began and ended."""
