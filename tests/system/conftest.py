@@ -19,7 +19,6 @@ import echod as driver
 TIME_LIMIT = 60  # seconds a test, unless it has a mark of its own
 
 MARKERS = (
-    "cost: counts instructions or system calls (needs valgrind or strace)",
     "needs_root: looks at what only root's daemon does; skipped for an ordinary user",
     "slow: takes more than a few seconds",
     "valgrind_subset: also runs with the daemon under valgrind (ECHOD_WRAPPER)",
