@@ -33,6 +33,8 @@ if ! make -C "$build" --no-print-directory check; then
 	failed="$failed unit-tests-and-lint"
 	cat "$build/test-suite.log"
 fi
+# What a line costs; a build with sanitizers has no such table.
+[ ! -f "$build/cost.txt" ] || cat "$build/cost.txt"
 
 say "System tests"
 # Ordinary users start it, too: they must reach it, wherever the clone lies (/root is closed to them).
