@@ -51,8 +51,7 @@ static void postpone_heard(struct timeouts *timeouts, int64_t now)
 	struct timeout_entry *entry;
 
 	/* They were all put behind those of earlier ticks. */
-	TAILQ_FOREACH_REVERSE(entry, &timeouts->lists[TIMEOUT_IDLE], timeout_list, link)
-	{
+	TAILQ_FOREACH_REVERSE (entry, &timeouts->lists[TIMEOUT_IDLE], timeout_list, link) {
 		if (timeout_since(entry) < begun)
 			break;
 		if (entry->stamp == timeouts->stamp)
