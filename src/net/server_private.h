@@ -169,7 +169,8 @@ struct conn {
 	bool linger : 1;  /* closing at once could destroy the reply */
 	bool shut : 1;	  /* the client has sent its FIN */
 	bool refused : 1; /* it is only told why */
-	bool paused : 1;  /* what is held may be whole lines that a limit keeps waiting */
+	/* What is held may be whole lines that a limit keeps waiting: only where it is `paced`. */
+	bool paused : 1;
 };
 
 _Static_assert(sizeof(struct conn) <= 200, "with all around it, 256 bytes a connection");
