@@ -16,7 +16,7 @@
 #define PKTINFO_CONTROL_MAX 256 /* bytes: more than the options can bring */
 
 union pktinfo_control {
-	struct cmsghdr align;
+	size_t align; /* as struct cmsghdr, which may only stand at the end of another */
 	unsigned char bytes[PKTINFO_CONTROL_MAX];
 };
 
