@@ -48,7 +48,7 @@ static void make_ready(struct datagram *datagram)
  * How many messages to ask for. A second one that does not come costs time as well, so where each
  * came alone for a while only one is asked for; epoll tells of others, and a look now and then
  * finds out that more come. Of large ones few, for their buffers would push each other out of the
- * cache. Twice as many as long as all that were asked for come.
+ * cache. As many as came in the turn before, and twice as many as long as all of them come.
  */
 static unsigned batch_size(const struct datagram *datagram)
 {
@@ -66,15 +66,23 @@ static void learn(struct datagram *datagram, unsigned n, unsigned asked)
 {
 	const struct mmsghdr *in = datagram->shared->in;
 
-	if (n < asked)
-		datagram->expected = BATCH_MIN;
-	else if (asked == datagram->expected && asked < DATAGRAM_BATCH)
+	datagram->came += n;
+	if (n == asked && asked == datagram->expected && asked < DATAGRAM_BATCH)
 		datagram->expected *= 2;
 	datagram->alone = n == 1 ? datagram->alone + 1 : 0;
 	datagram->longest = 0;
 	for (unsigned i = 0; i < n; i++)
 		if (in[i].msg_len > datagram->longest)
 			datagram->longest = in[i].msg_len;
+}
+
+static void end_turn(struct datagram *datagram)
+{
+	datagram->expected = BATCH_MIN;
+	while (datagram->expected < datagram->came && datagram->expected < DATAGRAM_BATCH)
+		datagram->expected *= 2;
+	datagram->came_before = datagram->came;
+	datagram->came = 0;
 }
 
 static void begin_batch(struct datagram *datagram)
@@ -107,6 +115,9 @@ static int serve_batch(struct datagram *datagram, bool *more)
 		return -1;
 	shared->used = (unsigned)n;
 	learn(datagram, shared->used, asked);
+	/* A window of the same size as before: if more waits all the same, epoll tells. */
+	if (datagram->came == datagram->came_before)
+		*more = false;
 	begin_batch(datagram);
 	for (unsigned i = 0; i < shared->used; i++) {
 		bytes += shared->in[i].msg_len;
@@ -161,6 +172,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
 		pause_receiving(datagram, errno);
 	while (more && counter_get(counter) < until)
 		serve_batch(datagram, &more);
+	end_turn(datagram);
 }
 
 static void set_option(int fd, int level, int option, int value)

@@ -105,11 +105,13 @@ struct datagram {
 	size_t control_len;
 	const char *transport;
 	union any_address local;
-	uint16_t port;	    /* host byte order; not of a Unix socket */
-	unsigned expected;  /* messages of the next batch */
-	unsigned alone;	    /* batches of one in a row */
-	size_t longest;	    /* bytes, of the last one */
-	unsigned fruitless; /* turns in a row without any datagram */
+	uint16_t port;	      /* host byte order; not of a Unix socket */
+	unsigned expected;    /* messages of the next batch */
+	unsigned came;	      /* messages in this turn */
+	unsigned came_before; /* in the one before */
+	unsigned alone;	      /* batches of one in a row */
+	size_t longest;	      /* bytes, of the last one */
+	unsigned fruitless;   /* turns in a row without any datagram */
 };
 
 /* One datagram. */

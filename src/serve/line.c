@@ -219,16 +219,12 @@ static uint64_t line_plain(const struct proto_settings *settings, uint64_t reque
 	uint64_t left = settings->max_requests - requests;
 
 	if (settings->delimiter != PROTO_LF || settings->transform != PROTO_UNCHANGED ||
-	    len > settings->max_line)
+	    len > settings->max_line || end[-1] != '\n')
 		return PROTO_NO_LIMIT;
 	for (requests = 1; requests < left; requests++) {
-		const unsigned char *at = memchr(data, '\n', (size_t)(end - data));
-
-		if (at == end - 1)
+		data = (const unsigned char *)memchr(data, '\n', (size_t)(end - data)) + 1;
+		if (data == end)
 			return requests;
-		if (at == NULL)
-			break;
-		data = at + 1;
 	}
 	return PROTO_NO_LIMIT;
 }

@@ -87,9 +87,9 @@ struct proto {
 				      size_t seen, bool at_end, struct proto_out *out);
 	/*
 	 * The usual case of `input`, with as few instructions as can be: how many requests the
-	 * `len` new bytes are when they are whole requests that go back as they came and after
-	 * which simply more may come; `requests` were answered before, and nothing is left of
-	 * bytes that were seen before. PROTO_NO_LIMIT: ask `input`. NULL: always ask it.
+	 * `len` new bytes, at least one, are when they are whole requests that go back as they came
+	 * and after which simply more may come; `requests` were answered before, and nothing is
+	 * left of bytes that were seen before. PROTO_NO_LIMIT: ask `input`. NULL: always ask it.
 	 */
 	uint64_t (*plain)(const struct proto_settings *settings, uint64_t requests,
 			  const unsigned char *data, size_t len);

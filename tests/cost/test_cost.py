@@ -87,7 +87,9 @@ def test_system_calls_stay_below_the_ceiling(found: Found, what: str) -> None:
 @pytest.mark.parametrize("what", EACH_ONCE)
 def test_one_call_receives_and_one_sends(found: Found, what: str) -> None:
     calls = dict(found.costs.calls[what])
-    assert [calls.pop(name, 0) for name in EACH_ONCE[what]] == [1, 1], found.costs.calls[what]
+    # How large a window is, is learnt: one call more or less in all its rounds.
+    once = [round(calls.pop(name, 0), 1) for name in EACH_ONCE[what]]
+    assert once == [1, 1], found.costs.calls[what]
     # A worker that was stopped has left epoll_wait for nothing once.
     assert calls.pop("epoll_wait", 0) + calls.pop("epoll_pwait", 0) <= 2
     assert sum(calls.values()) == 0, f"{calls} besides"
