@@ -13,7 +13,8 @@
 #include "net/timeouts.h"
 #include "serve/proxy.h"
 
-#define SERVER_BUFFER	 (64 * 1024) /* bytes of one recv */
+/* Bytes of one recv. Less costs a large stream a third more, and more gains little. */
+#define SERVER_BUFFER	 (256 * 1024)
 #define SERVER_LINGER_MS 2000
 /* The PROXY protocol asks for at least 3 s: one lost segment must not end a connection. */
 #define SERVER_HEADER_MS    5000
