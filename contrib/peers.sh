@@ -1,17 +1,17 @@
 #!/bin/sh
-# Fetches the servers and clients that the system tests compare echod with or let it talk to, and unpacks
-# them, with the shared libraries that are not installed, into a folder (Debian). Nothing is installed and
-# nothing is started: as packages, xinetd and haproxy would start a service on this machine, and two
-# inetds exclude each other. Safe to run again: a complete folder is kept.
+# Fetches the servers and clients that tests and benchmarks compare echod with or let it talk to, and
+# unpacks them, with the shared libraries that are not installed, into a folder (Debian). Nothing is
+# installed and nothing is started: as packages, xinetd and haproxy would start a service on this
+# machine, and two inetds exclude each other. Safe to run again: a complete folder is kept.
 #
 #   contrib/peers.sh DIRECTORY
 #
 # The executables are in DIRECTORY/usr/sbin and usr/bin; the libraries in DIRECTORY/usr/lib/* and lib/*.
 set -eu
 
-PACKAGES="xinetd inetutils-inetd haproxy rdate socat netcat-openbsd"
+PACKAGES="xinetd inetutils-inetd haproxy rdate socat netcat-openbsd ncat"
 EXECUTABLES="usr/sbin/xinetd usr/sbin/inetutils-inetd usr/sbin/haproxy usr/sbin/rdate usr/bin/socat
-	bin/nc.openbsd"
+	bin/nc.openbsd usr/bin/ncat"
 
 if [ $# -ne 1 ] || [ -z "$1" ]; then
 	echo "Usage: $0 DIRECTORY" >&2
