@@ -11,7 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from servers import Failure, Place, Running, family
+from processes import family
+from servers import Failure, Place, Running
 
 SETUP_LIMIT = 20.0  # seconds for the connections, beyond the time that is measured
 PERF_LIMIT = 10.0   # seconds until perf has attached, or has printed
@@ -32,8 +33,8 @@ class Client:
     def run(self, server: Running, options: tuple[str, ...], warmup: float,
             seconds: float) -> dict[str, Any]:
         """
-        Its result, with "usage" for what it calls "server", a name that is needed otherwise. Failure
-        if a reply was wrong or did not come.
+        Its result, with "usage" for what it calls "server", a name that is needed otherwise.
+        Failure if a reply was wrong or did not come.
         """
         limit = warmup + seconds + SETUP_LIMIT
         command = [str(self.program), *options, "--warmup", f"{warmup:g}", "--seconds",
@@ -47,8 +48,8 @@ class Client:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
-                raise Failure(f"it was not done after {limit:g} s, {SETUP_LIMIT:g} s of them for its "
-                              "connections") from None
+                raise Failure(f"it was not done after {limit:g} s, {SETUP_LIMIT:g} s of them for "
+                              "its connections") from None
             finally:
                 self._process = None
         return _checked(process.returncode, said, errors.strip())
@@ -82,6 +83,7 @@ class Perf:
 
     def __init__(self, server: Running, place: Place) -> None:
         self.output = place.work / "perf.txt"
+        pids = ",".join(map(str, family(server.pid)))
         orders, order = os.pipe()
         answer, answers = os.pipe()
         self._order = open(order, "wb", buffering=0)
@@ -89,7 +91,7 @@ class Perf:
         try:
             self._process = subprocess.Popen(
                 ["perf", "stat", "-x", ",", "-o", str(self.output), "-e", EVENT, "-D", "-1",
-                 "--control", f"fd:{orders},{answers}", "-p", ",".join(map(str, family(server.pid)))],
+                 "--control", f"fd:{orders},{answers}", "-p", pids],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                 pass_fds=(orders, answers), start_new_session=True)
         except FileNotFoundError:

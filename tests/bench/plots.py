@@ -1,7 +1,8 @@
 """
-The plots of a run, with python3-matplotlib: throughput, cpu, udp, latency and memory, each an SVG of
-the width of a page. The floor is a grey band, from the lowest first to the highest third quartile of
-its two runs; a dot is a median, a thick line the quartiles, a thin one all that was measured.
+The plots of a run, with python3-matplotlib: throughput, cpu, udp, latency and memory, each an SVG
+of the width of a page. The floor is a grey band, from the lowest first to the highest third
+quartile of its two runs; a dot is a median, a thick line the quartiles, a thin one all that was
+measured.
 """
 
 from __future__ import annotations
@@ -117,11 +118,14 @@ class Plots:
         if not panels:
             return None
         servers = self.servers_of([row for row in panels if row != "once"], floor)
+        if not servers and panels != ["once"]:
+            return None  # the floor alone
         columns = min(columns, len(panels))
         lines = -(-len(panels) // columns)
+        width = min(WIDTH, max(WIDTH * columns / 4, 3.6))
+        height = 0.55 + lines * (0.75 + 0.15 * max(len(servers), 3))
         figure, grid = plt.subplots(lines, columns, squeeze=False, layout="constrained",
-                                    figsize=(max(WIDTH * columns / 4, 3.6) if columns < 4 else WIDTH,
-                                             0.55 + lines * (0.75 + 0.15 * max(len(servers), 3))))
+                                    figsize=(width, height))
         for number, axes in enumerate(grid.flat):
             if number >= len(panels):
                 axes.set_axis_off()
@@ -143,7 +147,8 @@ class Plots:
     def curve(self, axes: Axes, server: str, rows: list[str], at: list[float], metric: str,
               unit: float, label: str = "") -> None:
         """Medians with quartiles, where there are any."""
-        found = [(x, s) for x, row in zip(at, rows) if (s := self.results.summary(row, server, metric))]
+        found = [(x, s) for x, row in zip(at, rows)
+                 if (s := self.results.summary(row, server, metric))]
         if not found:
             return
         colour, marker, line = (OURS, "o", "-") if server == "echod" else LINES[server]
@@ -209,8 +214,8 @@ class Plots:
         return {
             "throughput": self.dots(STREAMS, 4, "per_second", 1000,
                                     "throughput (thousand lines, or connections, a second)"),
-            "cpu": self.dots(STREAMS, 4, "cpu_us", 1, "processor time of the server (µs a line, or "
-                             "connection; logarithmic)", log=True),
+            "cpu": self.dots(STREAMS, 4, "cpu_us", 1, "processor time of the server "
+                             "(µs a line, or connection; logarithmic)", log=True),
             "udp": self.dots(DATAGRAMS, 5, "per_second", 1000,
                              "throughput (thousand datagrams a second)", UDP_FLOOR),
             "latency": self.latency(),
@@ -227,9 +232,10 @@ def panel_title(row: str, rows: dict[str, Any]) -> str:
         return "50 connections, 32 B, 16 deep"
     if kind == "udp":
         sockets, window = words[1].split("x")
-        return f"{sockets} socket{'s' if sockets != '1' else ''}, window {window}, {words[0]} B"
+        plural = "s" if sockets != "1" else ""
+        return f"{sockets} socket{plural}, window {window},\n{words[0]} B"
     if kind == "train":
-        return f"{words[0]} socket{'s' if words[0] != '1' else ''}, trains"
+        return f"{words[0]} socket{'s' if words[0] != '1' else ''},\ntrains of 16, 1400 B"
     return "one line a connection" if kind == "once" else rows[row]["title"]
 
 

@@ -139,7 +139,8 @@ class Tables:
                     found.setdefault((title, one["failed"]), []).append(row)
         if self.document["without_latency"]:
             found["latency", self.document["without_latency"]] = ["all"]
-        lines = [f"  {title} ({', '.join(rows)}): {reason}" for (title, reason), rows in found.items()]
+        lines = [f"  {title} ({', '.join(rows)}): {reason}"
+                 for (title, reason), rows in found.items()]
         return ["", "What failed or is missing:", *lines] if lines else []
 
     def lost(self) -> list[str]:
@@ -164,7 +165,8 @@ def head(document: dict[str, Any]) -> list[str]:
     lines.append(f"medians of {rounds} interleaved rounds of {options['seconds']:g} s, "
                  f"seed {options['seed']}")
     if document["machine"]["stolen"] > 0.01:
-        lines.append(f"the hypervisor gave {percent(document['machine']['stolen'])} of the time to others")
+        lines.append("the hypervisor gave others "
+                     f"{percent(document['machine']['stolen'])} of the time")
     if document["interrupted"]:
         lines.append(f"INTERRUPTED by {document['interrupted']}: {rounds} of {options['rounds']} "
                      "rounds were begun")

@@ -9,29 +9,24 @@ A server offers some kinds of service:
     once        it answers one line, then closes
     datagram    it sends back datagrams
 
-All listen on 127.0.0.1. Each measurement gets a server that has just started. They are children of
-this process, which is also the parent of what they leave behind (PR_SET_CHILD_SUBREAPER), and are
-ended by pid.
+All listen on 127.0.0.1. Each measurement gets a server that has just started.
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import glob
 import gzip
 import os
 import select
-import signal
 import socket
-import struct
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from processes import end, ended
+
 START_LIMIT = 10.0  # seconds until it listens
-STOP_LIMIT = 3.0    # seconds from SIGTERM to SIGKILL
 PLENTY = 100000     # a limit that is on and not reached
 
 
@@ -51,71 +46,6 @@ class Place:
     private: bool  # in a network of our own, where all ports are free
 
 
-# ---- Processes ----------------------------------------------------------------------------------
-
-def _call(name: str, *args: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, name)(*args) < 0:
-        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
-
-
-def adopt_orphans() -> None:
-    """What our children leave behind becomes ours, so that it can be ended."""
-    _call("prctl", 36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-
-
-def enter_private_network() -> bool:
-    """A loopback where nobody else is; False: we may not, and use that of the machine."""
-    try:
-        _call("unshare", 0x40000000)  # CLONE_NEWNET
-    except PermissionError:
-        return False
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
-    return True
-
-
-def _parents() -> dict[int, int]:
-    """The parent of each process."""
-    found = {}
-    for path in glob.glob("/proc/[0-9]*/stat"):
-        try:
-            with open(path, encoding="ascii", errors="replace") as stat:
-                fields = stat.read().rpartition(")")[2].split()
-        except OSError:  # it has ended meanwhile
-            continue
-        found[int(path.split("/")[2])] = int(fields[1])
-    return found
-
-
-def family(pid: int) -> list[int]:
-    """The process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    for child, parent in _parents().items():
-        children.setdefault(parent, []).append(child)
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
-
-
-def end_children() -> None:
-    """Kill and reap every child that is left, then what became ours by their end."""
-    while children := [pid for pid, parent in _parents().items() if parent == os.getpid()]:
-        for pid in children:
-            os.kill(pid, signal.SIGKILL)  # not reaped, so the pid is still its own
-        for pid in children:
-            os.waitpid(pid, 0)
-
-
-def _ended(process: subprocess.Popen[bytes], limit: float) -> bool:
-    try:
-        process.wait(limit)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
 class Running:
     """A server that listens."""
 
@@ -123,19 +53,7 @@ class Running:
         self.process, self.pid, self.port = process, pid, port
 
     def stop(self) -> None:
-        """Asked first, then killed, with all that it has started."""
         end(self.process)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        if not _ended(process, STOP_LIMIT):
-            process.kill()
-            process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
-    end_children()
 
 
 # ---- Starting -----------------------------------------------------------------------------------
@@ -242,7 +160,7 @@ class Echod(Announcing):
     own = {
         "stream": 'protocol = "line"; max_lines = 0;',
         "paced": 'protocol = "line"; max_lines = 0;',
-        # A silent client stays in the kernel for defer_accept: then there would be nothing to measure.
+        # A silent client stays in the kernel for defer_accept: then nothing could be measured.
         "idle": 'protocol = "line"; max_lines = 0; defer_accept = 0;',
         "once": 'protocol = "line"; max_lines = 1; defer_accept = 1;',
         "datagram": 'protocol = "echo"; max_datagram_rate = 0;',
@@ -295,8 +213,9 @@ class Packaged(Server):
 
     def environment(self, place: Place) -> dict[str, str]:
         """With the libraries that lie beside the executables."""
-        found = glob.glob(f"{place.peers}/usr/lib/*/*.so*") + glob.glob(f"{place.peers}/lib/*/*.so*")
-        path = ":".join(sorted({os.path.dirname(file) for file in found}))
+        found = [os.path.dirname(file) for folder in ("usr/lib", "lib")
+                 for file in glob.glob(f"{place.peers}/{folder}/*/*.so*")]
+        path = ":".join(sorted(set(found)))
         return {**os.environ, "LD_LIBRARY_PATH": path}
 
 
@@ -351,7 +270,7 @@ class Inetd(Packaged):
         pidfile = place.work / "inetd.pid"
         pidfile.unlink(missing_ok=True)
         process = self.spawn(self.command(kind, place, 0), place)
-        if not _ended(process, START_LIMIT) or process.returncode != 0:
+        if not ended(process, START_LIMIT) or process.returncode != 0:
             end(process)
             raise Failure(f"it did not become a daemon: {process.returncode}")
         until = time.monotonic() + START_LIMIT

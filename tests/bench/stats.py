@@ -3,8 +3,8 @@ What many measurements say together.
 
 A measurement is the load generator's result with `round`, `row` and `server`; one that failed has
 `failed`, the reason, in place of the figures. Servers are compared within a round, where they ran
-right after each other: the ratio of a round, and of these the median over the rounds. The floor runs
-twice in each round, as floor-a and floor-b, and is the mean of both.
+right after each other: the ratio of a round, and of these the median over the rounds. The floor
+runs twice in each round, as floor-a and floor-b, and is the mean of both.
 
 The floor's spread is how far the same program strays from itself here: from the ratios a/b of the
 rounds, half the distance of their quartiles, or that of their median from 1 if that is more. What

@@ -1,8 +1,8 @@
 """
 The project's own bars, each judged by the median of the ratios of the rounds.
 
-Against the floor, which is the mean of both floors of the same round, "spread" is the floor's spread
-against itself (stats.py) in that row and figure:
+Against the floor, which is the mean of both floors of the same round, "spread" is the floor's
+spread against itself (stats.py) in that row and figure:
 
     throughput      at least 0.97 of the floor, less the spread
     processor time  at most 1.05 of the floor's for a line, and the spread
@@ -12,8 +12,8 @@ against itself (stats.py) in that row and figure:
                     trains twice that floor
     xinetd          twice its datagrams, where 16 or more are under way
 
-And ahead of every other server in every row: of throughput, and of memory for a connection. io_uring
-may be ahead by 15 %.
+And ahead of every other server in every row: of throughput, and of memory for a connection.
+io_uring may be ahead by 15 %.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Judge:
         for row in self._of_group("stream"):
             yield self.against_floor("processor time a line, of the floor's", row, "cpu_us", 1.05)
         for row in self._of_group("once"):
-            yield self.against_floor("processor time of a connection with one line, of floor --once's",
+            yield self.against_floor("processor time a connection of one line, of floor --once's",
                                      row, "cpu_us", 0.88, with_spread=False)
 
     def _latency(self) -> Iterator[Verdict]:
@@ -102,11 +102,12 @@ class Judge:
     def _datagrams(self) -> Iterator[Verdict]:
         many = [row for row in self._of_group("udp") if self.rows[row]["datagrams"] >= MANY]
         trains = [row for row in many if row.startswith("train-")]
+        floor = "floor --udp --pktinfo's"
         for row in many:
             if row not in trains:
-                yield self.times("datagrams, of floor --udp --pktinfo's", row, "udp-pktinfo", 1.15)
+                yield self.times(f"datagrams, of {floor}", row, "udp-pktinfo", 1.15)
         for row in trains:
-            yield self.times("datagrams in trains, of floor --udp --pktinfo's", row, "udp-pktinfo", 2)
+            yield self.times(f"datagrams in trains, of {floor}", row, "udp-pktinfo", 2)
         for row in many:
             yield self.times("datagrams, of xinetd's", row, "xinetd", 2)
 
