@@ -1,4 +1,4 @@
-# What contrib/try.sh and contrib/check.sh share; sourced by them with $top set.
+# What contrib/try.sh, contrib/check.sh and others share; sourced by them with $top set.
 # shellcheck shell=sh
 
 # Both lists are used by the scripts; $top is theirs.
@@ -6,7 +6,7 @@
 BUILD_PACKAGES="gcc libc6-dev make autoconf automake pkg-config libevent-dev libconfig-dev libjansson-dev"
 # shellcheck disable=SC2034
 TEST_PACKAGES="libcmocka-dev python3 python3-pytest python3-pytest-xdist python3-pytest-timeout mandoc
-	openssl shellcheck netbase procps iproute2 util-linux strace valgrind zsh fish"
+	openssl shellcheck netbase procps iproute2 util-linux strace valgrind zsh fish python3-matplotlib"
 
 # Nothing is there: so no installed echod, and no configuration of one, is mixed up with the tested one.
 # shellcheck disable=SC2034
