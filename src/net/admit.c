@@ -104,7 +104,7 @@ static void refuse(struct conn *conn, const struct refusal *refusal)
 		conn->refused = true;
 		conn->server->refused++;
 		len = snprintf(message, sizeof(message), "echod: refused: %s\r\n", refusal->said);
-		if (conn_reply(conn, (const unsigned char *)message, (size_t)len))
+		if (conn_reply(conn, (const unsigned char *)message, (size_t)len, true))
 			conn_begin_end(conn, CONN_REFUSED);
 		return;
 	}

@@ -100,21 +100,22 @@ static inline bool sent(struct conn *conn, ssize_t n, const unsigned char *data,
 	return (size_t)n == len || keep_pending(conn, data + n, len - (size_t)n);
 }
 
-static inline ssize_t send_now(int fd, const unsigned char *data, size_t len)
+static inline ssize_t send_now(int fd, const unsigned char *data, size_t len, int flags)
 {
 	ssize_t n;
 
 	do
-		n = send(fd, data, len, MSG_NOSIGNAL);
+		n = send(fd, data, len, MSG_NOSIGNAL | flags);
 	while (n < 0 && errno == EINTR);
 	return n;
 }
 
-bool conn_reply(struct conn *conn, const unsigned char *data, size_t len)
+bool conn_reply(struct conn *conn, const unsigned char *data, size_t len, bool last)
 {
 	if (conn->has_pending)
 		return keep_pending(conn, data, len);
-	return sent(conn, send_now(conn_fd(conn), data, len), data, len);
+	conn->corked = last;
+	return sent(conn, send_now(conn_fd(conn), data, len, last ? MSG_MORE : 0), data, len);
 }
 
 /* Returns false when the connection was closed. */
@@ -169,7 +170,7 @@ int server_out_init(struct server_out *out)
 }
 
 /* Returns false when the connection was closed. */
-static bool send_said(struct conn *conn)
+static bool send_said(struct conn *conn, bool last)
 {
 	struct server_out *out = &conn->server->out;
 	size_t len = evbuffer_get_length(out->bytes);
@@ -179,7 +180,7 @@ static bool send_said(struct conn *conn)
 	out->used = out->failed = false;
 	if (failed)
 		conn_close(conn, "no memory for its reply", &conn->server->counters->no_memory);
-	open = !failed && (len == 0 || conn_reply(conn, data, len));
+	open = !failed && (len == 0 || conn_reply(conn, data, len, last));
 	evbuffer_drain(out->bytes, len);
 	return open;
 }
@@ -231,6 +232,7 @@ bool conn_answer(struct conn *conn, unsigned char *data, size_t len, size_t fres
 	const struct server_settings *settings = &server->settings;
 	struct proto_state state = {conn->requests, conn_requests_left(conn), conn->in_line};
 	struct proto_verdict verdict;
+	bool last;
 
 	if (state.allowed == 0)
 		return pause_requests(conn, data, len);
@@ -240,9 +242,10 @@ bool conn_answer(struct conn *conn, unsigned char *data, size_t len, size_t fres
 	conn->requests += verdict.requests;
 	counter_add(&server->counters->requests, verdict.requests);
 	conn_charge(conn, 0, verdict.requests);
-	if (server->out.used && !send_said(conn))
+	last = verdict.next == PROTO_CLOSE || verdict.next == PROTO_TOO_LONG;
+	if (server->out.used && !send_said(conn, last))
 		return false;
-	if (verdict.reply > 0 && !conn_reply(conn, data, verdict.reply))
+	if (verdict.reply > 0 && !conn_reply(conn, data, verdict.reply, last))
 		return false;
 	if (verdict.next == PROTO_MORE)
 		return conn_hold(conn, data + verdict.taken, len - verdict.taken);
@@ -354,7 +357,7 @@ static inline __attribute__((always_inline)) enum received receive_usual(struct 
 	conn->bytes_in += (uint64_t)n;
 	counter_add(&server->counters->requests, requests);
 	counter_add(&server->counters->bytes_in, (uint64_t)n);
-	return sent(conn, send_now(conn_fd(conn), data, (size_t)n), data, (size_t)n)
+	return sent(conn, send_now(conn_fd(conn), data, (size_t)n, 0), data, (size_t)n)
 		       ? RECEIVED_DATA
 		       : RECEIVED_ENDED;
 }
@@ -450,7 +453,7 @@ static bool say_first(struct conn *conn)
 		conn->requests++;
 		counter_add(&server->counters->requests, 1);
 	}
-	if (!send_said(conn))
+	if (!send_said(conn, next != PROTO_MORE))
 		return false;
 	if (next == PROTO_MORE)
 		return true;

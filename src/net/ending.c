@@ -127,22 +127,22 @@ static const char *end_text(const struct conn *conn)
 
 void conn_finish(struct conn *conn)
 {
-	if (conn->linger && !conn->shut) {
-		/*
-		 * close() with unread bytes in the receive queue, or bytes that still arrive, makes
-		 * the kernel send a reset, and that can overtake the reply (RFC 1122,
-		 * section 4.2.2.13). A FIN cannot.
-		 */
-		if (conn->more != NULL)
-			conn->more->unacknowledged = 0;
+	/*
+	 * close() with unread bytes in the receive queue, or bytes that still arrive, makes the
+	 * kernel send a reset, and that can overtake the reply (RFC 1122, section 4.2.2.13) or take
+	 * its place. A FIN cannot. Behind the client's own FIN nothing arrives.
+	 */
+	if (!conn->shut && (conn->linger || conn->corked))
 		shutdown(conn_fd(conn), SHUT_WR);
-		conn->state = CONN_LINGER;
-		timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_LINGER,
-			      clock_coarse_ms());
-		conn_watch_for(conn, EV_READ);
+	if (conn->shut || !conn->linger) {
+		conn_close(conn, end_text(conn), NULL);
 		return;
 	}
-	conn_close(conn, end_text(conn), NULL);
+	if (conn->more != NULL)
+		conn->more->unacknowledged = 0;
+	conn->state = CONN_LINGER;
+	timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_LINGER, clock_coarse_ms());
+	conn_watch_for(conn, EV_READ);
 }
 
 void conn_begin_end(struct conn *conn, enum conn_end end)

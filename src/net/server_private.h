@@ -172,6 +172,7 @@ struct conn {
 	bool refused : 1; /* it is only told why */
 	/* What is held may be whole lines that a limit keeps waiting: only where it is `paced`. */
 	bool paused : 1;
+	bool corked : 1; /* the last reply was sent, and waits for the FIN (MSG_MORE) */
 };
 
 _Static_assert(sizeof(struct conn) <= 200, "with all around it, 256 bytes a connection");
@@ -220,7 +221,8 @@ bool conn_watch(struct conn *conn);
 /* The same for these events, and no others. */
 bool conn_watch_for(struct conn *conn, short what);
 
-bool conn_reply(struct conn *conn, const unsigned char *data, size_t len);
+/* The last reply is followed by conn_begin_end at once: then it shares its segment with the FIN. */
+bool conn_reply(struct conn *conn, const unsigned char *data, size_t len, bool last);
 
 /* Nothing keeps this client from speaking: which time-out holds for it? */
 enum timeout_kind conn_silence(const struct conn *conn);

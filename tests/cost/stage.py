@@ -1,9 +1,9 @@
 """
 The daemon that is measured, its workers and its clients.
 
-- A worker calls shutdown(2) when a client has sent more than is answered. A line that is too long
-  makes it do so wherever a mark is wanted: callgrind writes down there what it has counted, and the
-  record of strace shows the call. No signal, debugger or clock decides what belongs to what.
+- A worker calls shutdown(2) when it has said all. A line that is too long makes it do so wherever a
+  mark is wanted: callgrind writes down there what it has counted, and the record of strace shows the
+  call. No signal, debugger or clock decides what belongs to what.
 - No turn begins before the worker sleeps in epoll_wait. Where many speak in one turn it is stopped
   while they do, and finds all of them at once.
 - The daemon's timers are never due (still.c): how often a worker wakes up for them depends on how

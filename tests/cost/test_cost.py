@@ -30,7 +30,7 @@ CEILINGS = {
     },
     CALLS: {
         CONNECTION: 8,
-        NOT_DEFERRED: 8,
+        NOT_DEFERRED: 9,  # shutdown(2) is one of them, and saves a segment
         LINGERING: 11,
     },
 }

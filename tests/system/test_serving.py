@@ -183,6 +183,19 @@ def test_max_lines_replies_survive_what_follows(echod: Echod, extra: int, apart:
                 sender.join()
 
 
+def test_the_last_reply_and_the_end_are_one_segment(echod: Echod) -> None:
+    """SYN-ACK, acknowledgement of the line, and the reply with the FIN: tcp(7), TCP_INFO."""
+    echod.start()
+    arrived = []
+    for _ in range(10):  # the kernel may acknowledge once more while it waits for a processor
+        with echod.connect() as client:
+            client.sendall(b"hello\n")
+            assert read_to_end(client) == b"hello\n"
+            info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)
+        arrived.append(struct.unpack_from("=I", info, 140)[0])  # tcpi_segs_in
+    assert min(arrived) <= 3, arrived
+
+
 def test_reply_under_way_survives_what_comes_after_the_end(echod: Echod) -> None:
     """
     The client sends on when the server has long answered and closed its side, and reads only then:
