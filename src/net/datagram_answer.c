@@ -51,6 +51,7 @@ static const unsigned char *say(const struct request *request, unsigned char *ro
 		return proto->datagram(&settings->says, NULL, request->data, request->len, room,
 				       len);
 	facts = facts_of(request, &local);
+	/* cppcheck-suppress returnDanglingLifetime */
 	return proto->datagram(&settings->says, &facts, request->data, request->len, room, len);
 }
 

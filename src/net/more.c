@@ -108,7 +108,11 @@ bool conn_keep_pending(struct conn *conn, const unsigned char *data, size_t len)
 {
 	struct conn_more *more = conn_get_more(conn);
 
-	if (more != NULL && !conn->has_pending) {
+	if (more == NULL) {
+		no_memory(conn, "no memory for its reply");
+		return false;
+	}
+	if (!conn->has_pending) {
 		more->pending = evbuffer_new();
 		conn->has_pending = more->pending != NULL;
 	}
