@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the benchmarks need (Debian), fetches the servers that echod is compared with, builds out of
-# tree, and measures. Safe to run again. A full run takes an hour and more, and wants a machine with two
+# tree, and measures. Safe to run again. A full run takes almost two hours, and wants a machine with two
 # processors that does nothing else; its results go to tests/bench/results, those of any other run to
 # build-bench/bench-results. Run it as root: then it has a network of its own.
 #

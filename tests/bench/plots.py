@@ -14,6 +14,7 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the choice above)
+from matplotlib.artist import Artist  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
@@ -188,7 +189,7 @@ class Plots:
         grid[0].set_ylabel("latency (µs)")
         grid[1].set_xlabel("offered load (thousand lines a second, 50 connections)")
         handles, _ = grid[0].get_legend_handles_labels()
-        grid[0].legend(handles=[*handles, FLOOR_KEY], loc="upper left")
+        key_above(figure, [*handles, FLOOR_KEY])
         return figure
 
     def memory(self) -> Figure | None:
@@ -196,18 +197,18 @@ class Plots:
         if not rows:
             return None
         idle = [self.rows[row]["idle"] / 1000 for row in rows]
-        figure, axes = plt.subplots(figsize=(WIDTH / 2, 2.5), layout="constrained")
+        figure, axes = plt.subplots(figsize=(WIDTH / 2, 2.8), layout="constrained")
         self.floor_curve(axes, rows, idle, "rss_kb", 1024)
         for server in self.servers_of(rows, FLOOR):
             each = self.judge.for_connection(rows[-1], server)
             self.curve(axes, server, rows, idle, "rss_kb", 1024,
-                       "" if each is None else f", {each:.0f} B a connection")
+                       "" if each is None else f", {round(each)} B a connection")
         axes.set_xlabel("idle connections (thousands)")
         axes.set_ylabel("resident memory of all processes (MiB)")
         axes.set_ylim(bottom=0)
         axes.set_xlim(-0.02 * max(idle), max(max(idle) * 1.05, 0.1))
         handles, _ = axes.get_legend_handles_labels()
-        axes.legend(handles=[*handles, FLOOR_KEY], loc="upper left")
+        key_above(figure, [*handles, FLOOR_KEY], columns=2)
         return figure
 
     def all(self) -> dict[str, Figure | None]:
@@ -260,15 +261,22 @@ def scale(axes: Axes, log: bool) -> None:
     axes.grid(axis="x", color="#EEEEEE", linewidth=0.5)
 
 
-def add_key(figure: Figure, floor: str) -> None:
-    """Above the panels of a figure of dots, in a strip of 0.22 inches."""
-    strip = 0.22 / figure.get_figheight()
+def key_above(figure: Figure, handles: list[Artist], columns: int = 4) -> None:
+    """A strip for the key, where no figure can lie behind it."""
+    lines = -(-len(handles) // columns)
+    strip = (0.08 + 0.14 * lines) / figure.get_figheight()
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - strip))
-    figure.legend(handles=[
+    figure.legend(handles=handles, loc="upper right", ncol=columns, borderaxespad=0.2,
+                  columnspacing=1.2, handlelength=1.7)
+
+
+def add_key(figure: Figure, floor: str) -> None:
+    """That of a figure of dots."""
+    key_above(figure, [
         Line2D([], [], color=OURS, marker="o", markersize=5, linewidth=2.2, label="echod"),
         Line2D([], [], color=OTHER, marker="o", markersize=3.5, linewidth=2.2,
                label="others: median, quartiles, range"),
-        Patch(facecolor=BAND, label=floor)], loc="upper right", ncol=3, borderaxespad=0.2)
+        Patch(facecolor=BAND, label=floor)])
 
 
 def draw(document: dict[str, Any], folder: Path) -> None:

@@ -94,7 +94,7 @@ class Tables:
             median = self.results.median(row, server, "rss_kb")
             each = self.judge.for_connection(row, server)
             total = "-" if median is None else f"{median:.0f} KiB"
-            return total + (f", {each:.0f} B each" if each is not None else "")
+            return total + (f", {round(each)} B each" if each is not None else "")
         return self._table("Memory of all processes, and for each idle connection", rows, cell)
 
     def all(self) -> list[str]:

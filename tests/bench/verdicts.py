@@ -12,6 +12,8 @@ spread against itself (stats.py) in that row and figure:
                     trains twice that floor
     xinetd          twice its datagrams, where 16 or more are under way
 
+Where the floor strays by more than 25 % from itself, a bar that holds only for that is not judged.
+
 And ahead of every other server in every row: of throughput, and of memory for a connection.
 io_uring may be ahead by 15 %.
 """
@@ -27,6 +29,7 @@ OURS = "echod"
 MANY = 16  # datagrams under way at once: with fewer, nobody can take several at a time
 NOT_PEERS = (OURS, *FLOOR, "udp-floor", "udp-pktinfo", "udp-gro")
 URING_LEAD = 0.15
+RESTLESS = 0.25  # a floor's spread that is no yardstick any more
 
 
 @dataclass
@@ -70,12 +73,14 @@ class Judge:
                       with_spread: bool = True) -> Verdict:
         """More than the floor's is better for throughput, less for all others."""
         at_least = metric == "per_second"
-        limit: float | None = share
-        if with_spread:
-            spread = self.results.floor_spread(row, metric)
-            limit = None if spread is None else share - spread if at_least else share + spread
+        spread = self.results.floor_spread(row, metric) if with_spread else 0.0
+        limit = None if spread is None else share - spread if at_least else share + spread
         value = self.results.ratio_to_floor(row, OURS, metric)
-        return self._verdict(bar, self.rows[row]["title"], row, value, limit, at_least)
+        verdict = self._verdict(bar, self.rows[row]["title"], row, value, limit, at_least)
+        if verdict.holds and spread > RESTLESS and (value < share if at_least else value > share):
+            verdict.holds = None
+            verdict.reason = f"the floor itself strays by {100 * spread:.0f} %"
+        return verdict
 
     def times(self, bar: str, row: str, other: str, factor: float) -> Verdict:
         """So many times the throughput of another."""

@@ -194,6 +194,21 @@ def test_what_the_floor_itself_strays_is_no_fault() -> None:
     assert restless.holds is True
 
 
+def test_a_restless_floor_is_no_yardstick() -> None:
+    """It is 50 % beside itself: only what holds, or fails, without that is judged."""
+    made = rounds_of("stream-50-32", {"per_second": 90000})
+    for one in made:
+        if one["server"] == "floor-a":
+            one["per_second"] = (1, 100000, 200000)[one["round"] - 1]
+    one = verdict(made, "throughput")
+    assert one.limit == pytest.approx(0.47, abs=0.01)
+    assert one.holds is None and "50 %" in one.reason
+    for speed, holds in ((100000, True), (40000, False)):
+        for ours in (one for one in made if one["server"] == "echod"):
+            ours["per_second"] = speed
+        assert verdict(made, "throughput").holds is holds
+
+
 def test_one_datagram_at_a_time_is_not_compared_with_the_floor() -> None:
     made = rounds_of("udp-32-1x1", {}, udp_pktinfo={}, xinetd={"per_second": 90000})
     bars = {one.bar: one.holds for one in verdicts.judge(document(made))}
