@@ -72,7 +72,7 @@ def _checked(code: int, said: str, errors: str) -> dict[str, Any]:
 # ---- System calls -------------------------------------------------------------------------------
 
 class NoPerf(Exception):
-    """System calls cannot be counted here; the text is the reason."""
+    """System calls cannot be counted on this machine; the text is the reason."""
 
 
 class Perf:
@@ -111,8 +111,9 @@ class Perf:
             self._order.write(b"enable\n")
         ready, _, _ = select.select([self._answer], [], [], PERF_LIMIT)
         if not ready or not self._answer.read(16):
-            said = self.end().strip().splitlines()
-            raise NoPerf(f"perf cannot count {EVENT}" + (f": {said[-1].strip()}" if said else ""))
+            said = [" ".join(line.split()) for line in self.end().splitlines() if line.strip()]
+            why = next((line for line in said if line.startswith("Error:")), "; ".join(said[:1]))
+            raise NoPerf(f"perf cannot count {EVENT}: {why or 'it gives no reason'}")
 
     def end(self) -> str:
         """What it said on standard error."""
@@ -132,7 +133,7 @@ class Perf:
             fields = line.split(",")
             if len(fields) > 2 and fields[2] == EVENT and fields[0].isdigit():
                 return int(fields[0])
-        raise NoPerf(f"perf has not counted {EVENT}")
+        raise Failure(f"perf has not counted {EVENT}")
 
 
 def count_calls(client: Client, server: Running, place: Place, options: tuple[str, ...],

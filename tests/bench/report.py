@@ -137,8 +137,9 @@ class Tables:
                 if "failed" in one:
                     title = f"{self.document['servers'][name]['title']}, system calls"
                     found.setdefault((title, one["failed"]), []).append(row)
-        if self.document["without_latency"]:
-            found["latency", self.document["without_latency"]] = ["all"]
+        for what, key in (("latency", "without_latency"), ("system calls", "without_syscalls")):
+            if self.document[key]:
+                found[what, self.document[key]] = ["all"]
         lines = [f"  {title} ({', '.join(rows)}): {reason}"
                  for (title, reason), rows in found.items()]
         return ["", "What failed or is missing:", *lines] if lines else []

@@ -70,6 +70,7 @@ class Bench:
         self.syscalls: dict[str, dict[str, Any]] = {}
         self.rates: dict[str, float] = {}
         self.without_latency: str | None = None
+        self.without_syscalls: str | None = None
         self.signal = 0
         self.missing = {one.name: reason for one in options.server_list
                         if (reason := one.missing(place))}
@@ -170,7 +171,12 @@ class Bench:
         progress.steps = progress.done + len(counted)
         for row, server in counted:
             progress.step("system calls", row.name, server.name)
-            self.syscalls.setdefault(row.name, {})[server.name] = self.calls_of(row, server)
+            try:
+                calls = self.calls_of(row, server)
+            except NoPerf as reason:  # nor will it for the others
+                self.without_syscalls = str(reason)
+                return
+            self.syscalls.setdefault(row.name, {})[server.name] = calls
 
     def calls_of(self, row: Row, server: Server) -> dict[str, Any]:
         """
@@ -180,7 +186,7 @@ class Bench:
         short = self.options.seconds / 4
         try:
             first, second = (self.calls_in(row, server, length) for length in (short, 3 * short))
-        except (Failure, NoPerf) as failure:
+        except Failure as failure:
             self.check_signal()
             return {"failed": str(failure)}
         if second[0] <= first[0]:
@@ -221,6 +227,7 @@ class Bench:
                         for one in self.options.server_list},
             "measurements": listed,
             "without_latency": self.without_latency,
+            "without_syscalls": self.without_syscalls,
             "syscalls": self.syscalls,
             "histograms": histograms,
         }

@@ -17,6 +17,7 @@ from __future__ import annotations
 import glob
 import gzip
 import os
+import pwd
 import select
 import socket
 import subprocess
@@ -236,7 +237,7 @@ class Xinetd(Packaged):
     wait = {words[2]}
     port = {port}
     bind = 127.0.0.1
-    user = root
+    user = {pwd.getpwuid(os.geteuid()).pw_name}
     flags = NOLIBWRAP
     instances = UNLIMITED
     per_source = UNLIMITED
