@@ -21,13 +21,13 @@ static bool is_behind_proxy(const struct conn *conn)
 {
 	const struct conn_extra *extra = conn_extra(conn);
 
-	return extra != NULL && extra->header.version != 0 && !extra->header.local;
+	return extra != NULL && extra->header != NULL && !extra->header->parsed.local;
 }
 
 const struct sockaddr *conn_client(const struct conn *conn)
 {
 	if (is_behind_proxy(conn))
-		return (const struct sockaddr *)&conn_extra(conn)->header.source.storage;
+		return (const struct sockaddr *)&conn_extra(conn)->header->parsed.source.storage;
 	return &conn_peer(conn)->any;
 }
 
@@ -212,7 +212,7 @@ void conn_extra_free(struct conn *conn)
 	leave(conn);
 	if (extra->has_life)
 		timeouts_remove(&conn->server->timeouts, &extra->life);
-	free(extra->header_bytes);
+	free(extra->header);
 	free(extra);
 }
 
@@ -287,20 +287,20 @@ static void malformed(struct conn *conn, const char *why)
 /* What it points to must stay: the bytes are copied, and read once more. */
 static bool keep_header(struct conn *conn, const unsigned char *data, size_t len)
 {
-	struct conn_extra *extra;
+	struct conn_header *header;
 	const char *why;
 
 	if (!make_extra(conn))
 		return false;
-	extra = conn_extra(conn);
-	extra->header_bytes = malloc(len);
-	if (extra->header_bytes == NULL) {
+	header = malloc(sizeof(*header) + len);
+	if (header == NULL) {
 		conn_close(conn, "no memory for its PROXY header",
 			   &conn->server->counters->no_memory);
 		return false;
 	}
-	memcpy(extra->header_bytes, data, len);
-	proxy_parse(extra->header_bytes, len, &extra->header, &why);
+	memcpy(header->bytes, data, len);
+	proxy_parse(header->bytes, len, &header->parsed, &why);
+	conn_extra(conn)->header = header;
 	return true;
 }
 

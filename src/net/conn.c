@@ -35,7 +35,7 @@ static enum timeout_kind first_kind(const struct server *server)
 enum timeout_kind conn_silence(const struct conn *conn)
 {
 	const struct conn_extra *extra = conn_extra(conn);
-	size_t header = extra == NULL ? 0 : extra->header.len;
+	size_t header = extra == NULL || extra->header == NULL ? 0 : extra->header->parsed.len;
 
 	return conn->bytes_in > header ? TIMEOUT_IDLE : first_kind(conn->server);
 }

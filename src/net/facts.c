@@ -99,8 +99,8 @@ const struct proto_facts *conn_facts(const struct conn *conn)
 		.traffic_class = -1,
 	};
 	clock_gettime(CLOCK_REALTIME, &facts.now);
-	if (conn_extra(conn) != NULL && conn_extra(conn)->header.version != 0)
-		facts.proxy = &conn_extra(conn)->header;
+	if (conn_extra(conn) != NULL && conn_extra(conn)->header != NULL)
+		facts.proxy = &conn_extra(conn)->header->parsed;
 	if (local.ss_family == AF_UNIX) {
 		facts.transport = "unix";
 		facts.has_ids = true;

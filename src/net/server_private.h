@@ -124,8 +124,13 @@ struct conn_extra {
 	struct limits_hold holds[SERVER_SCOPES];
 	uint64_t byte_arrival; /* bucket_left */
 	uint64_t request_arrival;
-	unsigned char *header_bytes; /* owned: `header` points into it */
-	struct proxy_header header;  /* its version is 0 when there was none */
+	struct conn_header *header; /* NULL: none came */
+};
+
+/* The PROXY header of a connection. */
+struct conn_header {
+	struct proxy_header parsed; /* points into: */
+	unsigned char bytes[];
 };
 
 /* What most connections never need, and others only for a while. */
