@@ -76,6 +76,8 @@ def refuses(echod: Echod, port: int | None = None) -> bool:
         echod.connect(port=port).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        pass  # it came between the last look into the queue and the end of the socket
     return False
 
 

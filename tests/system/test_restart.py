@@ -20,6 +20,7 @@ import pytest
 
 from clients import Load, say
 from echod import Echod, read_exactly, read_to_end, seconds
+from launching import refuses
 from procfs import Process, lock_holder, wait_until
 
 
@@ -199,21 +200,13 @@ def test_address_comes_and_goes_under_load(echod: Echod) -> None:
             echod.configure(echod.service(max_lines=0, listen=[here], workers=2))
             echod.restart()
             assert echod.status()["services"][0]["addresses"] == [here]
-            wait_until(lambda: refused(echod, other), seconds(5), "the dropped address refuses")
+            wait_until(lambda: refuses(echod, other), seconds(5), "the dropped address refuses")
             for client in kept:
                 say(client)
             load.epoch += 1
             load.assert_flows(20)
     for client in kept:
         client.close()
-
-
-def refused(echod: Echod, port: int) -> bool:
-    try:
-        echod.connect(port=port).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def test_queue_of_a_dropped_address_is_served(echod: Echod) -> None:
@@ -234,7 +227,7 @@ def test_queue_of_a_dropped_address_is_served(echod: Echod) -> None:
         with client:
             assert read_to_end(client) == b"patience\n"
     assert worker.await_end(seconds(10))
-    assert refused(echod, other)
+    assert refuses(echod, other)
 
 
 def test_protocol_changes_on_the_same_port(echod: Echod) -> None:
