@@ -12,23 +12,17 @@
 #include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/listener.h>
-#include <getopt.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
-#define BACKLOG	  4096
-#define USAGE_OUT 2
+#include "options.h"
 
-struct options {
-	uint16_t port;
-	bool once;
-};
+#define BACKLOG 4096
 
 /* ---- Connections ---------------------------------------------------------------------------- */
 
@@ -128,48 +122,12 @@ static void say_port(int fd)
 
 	if (getsockname(fd, (struct sockaddr *)&address, &len) < 0)
 		err(EXIT_FAILURE, "cannot ask for the port");
-	printf("%u\n", ntohs(address.sin_port));
-	if (fflush(stdout) != 0)
-		err(EXIT_FAILURE, "cannot print the port");
-}
-
-static uint16_t parse_port(const char *text)
-{
-	char *end;
-	unsigned long port = strtoul(text, &end, 10);
-
-	if (end == text || *end != '\0' || port > UINT16_MAX)
-		errx(USAGE_OUT, "'%s' is no port: give a number from 0, any that is free, to 65535",
-		     text);
-	return (uint16_t)port;
-}
-
-static struct options parse_options(int argc, char **argv)
-{
-	static const struct option known[] = {
-		{"port", required_argument, NULL, 'p'},
-		{"once", no_argument, NULL, 'o'},
-		{NULL, 0, NULL, 0},
-	};
-	struct options options = {0};
-	int c;
-
-	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
-		if (c == '?')
-			exit(USAGE_OUT);
-		if (c == 'p')
-			options.port = parse_port(optarg);
-		options.once |= c == 'o';
-	}
-	if (optind < argc)
-		errx(USAGE_OUT, "'%s' is too much: all that is said is said by options",
-		     argv[optind]);
-	return options;
+	options_print_port(ntohs(address.sin_port));
 }
 
 int main(int argc, char **argv)
 {
-	struct options options = parse_options(argc, argv);
+	struct options options = options_parse(argc, argv, false);
 	struct event_base *base = event_base_new();
 	struct evconnlistener *listener;
 	int on = 1;

@@ -13,29 +13,23 @@
  */
 #include <err.h>
 #include <errno.h>
-#include <getopt.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <netinet/udp.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define BACKLOG	  4096
-#define EVENTS	  256
-#define LOOPBACK  "lo"
-#define USAGE_OUT 2
+#include "options.h"
 
-struct options {
-	uint16_t port;
-	bool once, udp, pktinfo, gro;
-};
+#define BACKLOG	 4096
+#define EVENTS	 256
+#define LOOPBACK "lo"
 
 static char buffer[65536];
 
@@ -254,54 +248,13 @@ static int open_socket(const struct options *options)
 		err(EXIT_FAILURE, "cannot listen on port %u", options->port);
 	if (getsockname(fd, (struct sockaddr *)&address, &len) < 0)
 		err(EXIT_FAILURE, "cannot ask for the port");
-	printf("%u\n", ntohs(address.sin_port));
-	if (fflush(stdout) != 0)
-		err(EXIT_FAILURE, "cannot print the port");
+	options_print_port(ntohs(address.sin_port));
 	return fd;
-}
-
-static uint16_t parse_port(const char *text)
-{
-	char *end;
-	unsigned long port = strtoul(text, &end, 10);
-
-	if (end == text || *end != '\0' || port > UINT16_MAX)
-		errx(USAGE_OUT, "'%s' is no port: give a number from 0, any that is free, to 65535",
-		     text);
-	return (uint16_t)port;
-}
-
-static struct options parse_options(int argc, char **argv)
-{
-	static const struct option known[] = {
-		{"port", required_argument, NULL, 'p'}, {"once", no_argument, NULL, 'o'},
-		{"udp", no_argument, NULL, 'u'},	{"pktinfo", no_argument, NULL, 'i'},
-		{"gro", no_argument, NULL, 'g'},	{NULL, 0, NULL, 0},
-	};
-	struct options options = {0};
-	int c;
-
-	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
-		if (c == '?')
-			exit(USAGE_OUT);
-		if (c == 'p')
-			options.port = parse_port(optarg);
-		options.once |= c == 'o';
-		options.udp |= c == 'u';
-		options.pktinfo |= c == 'i';
-		options.gro |= c == 'g';
-	}
-	if (optind < argc)
-		errx(USAGE_OUT, "'%s' is too much: all that is said is said by options",
-		     argv[optind]);
-	if (options.udp ? options.once : options.pktinfo || options.gro)
-		errx(USAGE_OUT, "--once is for TCP, --pktinfo and --gro need --udp");
-	return options;
 }
 
 int main(int argc, char **argv)
 {
-	struct options options = parse_options(argc, argv);
+	struct options options = options_parse(argc, argv, true);
 	int fd = open_socket(&options);
 
 	if (!options.udp)

@@ -13,24 +13,23 @@
  */
 #include <err.h>
 #include <errno.h>
-#include <getopt.h>
 #include <liburing.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "options.h"
 
 #define BACKLOG	   4096
 #define ENTRIES	   4096
 #define BUFFERS	   256 /* a power of two */
 #define BUFFER	   65536
 #define NONE	   (-1)
-#define USAGE_OUT  2
 #define CANNOT_OUT 77 /* a test that was skipped, for automake */
 
 /* A multiple of 64 KiB would put the beginnings of all buffers into the same lines of the cache. */
@@ -38,11 +37,6 @@
 
 /* What was asked for: the lowest bits of a request's user data; above them is the connection. */
 enum kind { ACCEPT, RECV, SEND, CLOSE, KINDS };
-
-struct options {
-	uint16_t port;
-	bool once;
-};
 
 struct connection {
 	struct connection *next_hungry;
@@ -340,46 +334,12 @@ static void open_listener(void)
 		err(EXIT_FAILURE, "cannot listen on port %u", options.port);
 	if (getsockname(listener, (struct sockaddr *)&address, &len) < 0)
 		err(EXIT_FAILURE, "cannot ask for the port");
-	printf("%u\n", ntohs(address.sin_port));
-	if (fflush(stdout) != 0)
-		err(EXIT_FAILURE, "cannot print the port");
-}
-
-static uint16_t parse_port(const char *text)
-{
-	char *end;
-	unsigned long port = strtoul(text, &end, 10);
-
-	if (end == text || *end != '\0' || port > UINT16_MAX)
-		errx(USAGE_OUT, "'%s' is no port: give a number from 0, any that is free, to 65535",
-		     text);
-	return (uint16_t)port;
-}
-
-static void parse_options(int argc, char **argv)
-{
-	static const struct option known[] = {
-		{"port", required_argument, NULL, 'p'},
-		{"once", no_argument, NULL, 'o'},
-		{NULL, 0, NULL, 0},
-	};
-	int c;
-
-	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
-		if (c == '?')
-			exit(USAGE_OUT);
-		if (c == 'p')
-			options.port = parse_port(optarg);
-		options.once |= c == 'o';
-	}
-	if (optind < argc)
-		errx(USAGE_OUT, "'%s' is too much: all that is said is said by options",
-		     argv[optind]);
+	options_print_port(ntohs(address.sin_port));
 }
 
 int main(int argc, char **argv)
 {
-	parse_options(argc, argv);
+	options = options_parse(argc, argv, false);
 	open_ring();
 	open_buffers();
 	open_listener();
