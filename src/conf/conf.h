@@ -87,6 +87,7 @@ struct conf_service {
 	struct conf_listen *listen;
 	size_t listen_count;
 	int64_t workers;      /* 0: one for each processor */
+	int64_t busy_poll;    /* microseconds; 0: off */
 	int64_t backlog;      /* connections */
 	int64_t defer_accept; /* ms; 0: off */
 	int64_t keepalive;    /* ms of silence before the first probe; 0: off */

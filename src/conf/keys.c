@@ -111,6 +111,9 @@ const struct conf_key conf_keys[] = {
 	 "The addresses where the service listens, each [scheme:]host:port or unix:PATH."},
 	{PROTOCOL(workers), KEY_INTEGER, offsetof(struct conf_service, workers), 0, 1024, "0", NULL,
 	 NULL, "How many processes serve; 0: one for each processor."},
+	{PROTOCOL(busy_poll), KEY_INTEGER, offsetof(struct conf_service, busy_poll), 0, 1000, "50",
+	 NULL, NULL,
+	 "For how many microseconds a worker looks on before it sleeps, where that lately paid; 0: never."},
 
 	{PROTOCOL(backlog), KEY_INTEGER, offsetof(struct conf_service, backlog), 1, 65535, "4096",
 	 NULL, NULL, "How many connections may wait to be accepted, for each worker and address."},

@@ -156,23 +156,32 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
 		evtimer_add(&datagram->resume, &tv);
 }
 
-static void on_readable(evutil_socket_t fd, short what, void *arg)
+/* Returns whether anything had come; else errno is set. */
+static bool take_turn(struct datagram *datagram)
 {
-	struct datagram *datagram = arg;
 	const _Atomic uint64_t *counter = &datagram->server->counters->datagrams;
 	uint64_t until = counter_get(counter) + DATAGRAMS_TURN;
 	bool more;
 
-	(void)fd;
-	(void)what;
-	/* A wrong checksum is found out only here: now and then there is nothing. */
-	if (serve_batch(datagram, &more) > 0)
-		datagram->fruitless = 0;
-	else if (++datagram->fruitless >= FRUITLESS_MAX)
-		pause_receiving(datagram, errno);
+	if (serve_batch(datagram, &more) <= 0)
+		return false;
 	while (more && counter_get(counter) < until)
 		serve_batch(datagram, &more);
 	end_turn(datagram);
+	return true;
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *arg)
+{
+	struct datagram *datagram = arg;
+
+	(void)fd;
+	(void)what;
+	/* A wrong checksum is found out only here: now and then there is nothing. */
+	if (take_turn(datagram))
+		datagram->fruitless = 0;
+	else if (++datagram->fruitless >= FRUITLESS_MAX)
+		pause_receiving(datagram, errno);
 }
 
 static void set_option(int fd, int level, int option, int value)
@@ -214,7 +223,32 @@ int datagram_receive(struct datagram *datagram, bool on)
 		event_del(&datagram->resume);
 	}
 	datagram->receives = on;
+	datagram->polled = false;
 	return 0;
+}
+
+void datagram_poll(struct datagram *datagram, bool on)
+{
+	if (datagram->polled == on)
+		return;
+	if (on && !event_pending(&datagram->event, EV_READ, NULL))
+		return; /* it does not receive, or not before the end of a pause */
+	if (on)
+		event_del(&datagram->event);
+	else
+		on_resume(datagram->fd, 0, datagram);
+	datagram->polled = on;
+}
+
+void datagram_look(struct datagram *datagram)
+{
+	const _Atomic uint64_t *counter = &datagram->server->counters->datagrams;
+	uint64_t until = counter_get(counter) + DATAGRAMS_TURN;
+
+	if (!datagram->polled)
+		return;
+	while (counter_get(counter) < until && take_turn(datagram))
+		;
 }
 
 void datagram_empty(struct datagram *datagram)

@@ -59,6 +59,15 @@ struct datagram *datagram_new(struct server *server, int fd, struct error *err);
 /* Receive, or no longer. Returns -1 without memory. */
 int datagram_receive(struct datagram *datagram, bool on);
 
+/*
+ * Leave it to datagram_look() alone to find out what came, or to the loop again. Nothing happens
+ * while the socket does not receive.
+ */
+void datagram_poll(struct datagram *datagram, bool on);
+
+/* Of a socket that is polled: answer what has come. */
+void datagram_look(struct datagram *datagram);
+
 /* Answer what waits in the socket's queue now: a flood cannot make this last for ever. */
 void datagram_empty(struct datagram *datagram);
 

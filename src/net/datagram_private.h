@@ -100,6 +100,7 @@ struct datagram {
 	struct event resume; /* after a pause */
 	int fd;
 	bool receives;
+	bool polled; /* datagram_poll */
 	bool is_unix;
 	bool wildcard; /* of a socket on one address, the kernel takes that for replies */
 	size_t control_len;

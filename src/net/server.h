@@ -41,11 +41,12 @@ enum server_proxy {
 struct server_settings {
 	const struct proto *proto;
 	struct proto_settings says;
-	const char *service; /* its name */
-	const char *worker;  /* "line/0" */
-	const char *host;    /* gethostname(2) */
-	bool read_at_accept; /* the listeners defer: data is there when accept returns */
-	size_t max_pending;  /* bytes of replies that wait for one client */
+	const char *service;   /* its name */
+	const char *worker;    /* "line/0" */
+	const char *host;      /* gethostname(2) */
+	bool read_at_accept;   /* the listeners defer: data is there when accept returns */
+	size_t max_pending;    /* bytes of replies that wait for one client */
+	unsigned busy_poll_us; /* how long to look on before sleeping; 0: not at all */
 
 	int64_t idle_timeout_ms; /* 0: never; of the others, too */
 	int64_t write_timeout_ms;
@@ -74,6 +75,13 @@ struct server_settings {
  */
 struct server *server_new(struct event_base *base, const struct server_settings *settings,
 			  struct counters *counters, void (*idle)(void *arg), void *arg);
+
+/*
+ * Run the loop until it is told to end, as event_base_dispatch does; with `busy_poll_us` it looks
+ * on for so long before it sleeps, where that lately brought requests (net/busy.h). Who runs the
+ * loop in another way goes without.
+ */
+void server_run(struct server *server);
 
 /* Close everything and free it. */
 void server_free(struct server *server);

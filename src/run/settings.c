@@ -70,6 +70,7 @@ int settings_of_service(struct server_settings *settings, const struct conf *all
 		.read_at_accept =
 			service->defer_accept > 0 && settings_client_speaks_first(service),
 		.max_pending = (size_t)stricter(a->max_pending, b->max_pending),
+		.busy_poll_us = (unsigned)service->busy_poll,
 		.idle_timeout_ms = stricter(a->idle_timeout, b->idle_timeout),
 		.write_timeout_ms = stricter(a->write_timeout, b->write_timeout),
 		.first_byte_timeout_ms = stricter(a->first_byte_timeout, b->first_byte_timeout),

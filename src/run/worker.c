@@ -271,7 +271,7 @@ _Noreturn void worker_main(struct worker_start *start)
 		child_process_fail(&err);
 	signals_unblock();
 	channel_send(start->channel, CHANNEL_READY, 0, NULL, 0);
-	event_base_dispatch(worker.base);
+	server_run(worker.server);
 	tear_down(&worker);
 	exit(EXIT_DONE);
 }

@@ -41,10 +41,14 @@ class Stage:
         self.serial = 0
 
     def configure(self) -> None:
-        """All that is on by default, but for what happens by itself after some time."""
+        """
+        All that is on by default, but for what depends on time: what happens by itself, and looks
+        for more before the worker sleeps (busy_poll).
+        """
         def service(name: str, *transports: str, **settings: int) -> str:
             listen = [f"{transport}:127.0.0.1:{self.ports[name]}" for transport in transports]
-            return self.echod.service(name, workers=1, max_line=MAX_LINE, listen=listen, **settings)
+            return self.echod.service(name, workers=1, busy_poll=0, max_line=MAX_LINE,
+                                      listen=listen, **settings)
         self.echod.configure(
             service("line", "tcp", "udp", max_lines=0, defer_accept=0), service("once", "tcp"),
             service("prompt", "tcp", defer_accept=0), watchdog=0, start_timeout=120)

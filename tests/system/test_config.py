@@ -122,7 +122,7 @@ def test_check_defaults_names_every_key(echod: Echod) -> None:
             "write_timeout", "first_byte_timeout", "lifetime", "user", "group", "nice"}
     for key in ("pidfile", "control", "drain_timeout", "retire_timeout", "start_timeout",
                 "max_retiring", "watchdog", "target", "facility", "level", "socket", "name",
-                "protocol", "listen", "workers", "backlog", "defer_accept", "keepalive",
+                "protocol", "listen", "workers", "busy_poll", "backlog", "defer_accept", "keepalive",
                 "nodelay", "v6only", "device", "receive_buffer", "send_buffer", "tos", "ttl",
                 "mss", "fastopen", "user_timeout", "mptcp", "socket_mode", "socket_user",
                 "socket_group", "max_lines", "max_line", "delimiter", "on_long_line",

@@ -418,6 +418,7 @@ static void the_defaults_change_nothing(void **state)
 	assert_int_equal(service->mss, 0);
 	assert_int_equal(service->fastopen, 0);
 	assert_int_equal(service->user_timeout, 0);
+	assert_int_equal(service->busy_poll, 50);
 	assert_false(service->mptcp);
 	assert_int_equal(service->socket_mode, 0666);
 	assert_null(service->socket_user);
@@ -432,6 +433,7 @@ static void settings_of_a_service_are_read(void **state)
 		"greeting = \"%host at your service\\r\\n\"; on_refuse = \"message\"; v6only = false;\n"
 		"device = \"eth0.100\"; receive_buffer = \"1M\"; send_buffer = 65536; tos = 184;\n"
 		"ttl = 1; mss = 536; fastopen = 256; user_timeout = \"30s\"; mptcp = true;\n"
+		"busy_poll = 1000;\n"
 		"socket_mode = \"0660\"; socket_user = \"root\"; socket_group = \"daemon\";");
 
 	assert_string_equal(service->delimiter, "crlf");
@@ -448,6 +450,7 @@ static void settings_of_a_service_are_read(void **state)
 	assert_int_equal(service->mss, 536);
 	assert_int_equal(service->fastopen, 256);
 	assert_int_equal(service->user_timeout, 30000);
+	assert_int_equal(service->busy_poll, 1000);
 	assert_true(service->mptcp);
 	assert_int_equal(service->socket_mode, 0660);
 	assert_string_equal(service->socket_user, "root");
@@ -482,6 +485,7 @@ static void every_choice_of_a_service_can_be_made(void **state)
 		"device = \"123456789012345\";",
 		"receive_buffer = \"1G\";",
 		"user_timeout = \"1d\";",
+		"busy_poll = 0;",
 		"socket_mode = \"0\";",
 		"socket_mode = \"777\";",
 		"proxy_from = [ ];",
@@ -539,6 +543,8 @@ static void a_wrong_setting_of_a_service_is_said(void **state)
 		{"fastopen = true;", "fastopen must be a whole number"},
 		{"fastopen = 65536;", "fastopen must be between 0 and 65535, not 65536"},
 		{"user_timeout = \"2d\";", "user_timeout must be between 0 and 1d, not 2d"},
+		{"busy_poll = 1001;", "busy_poll must be between 0 and 1000, not 1001"},
+		{"busy_poll = \"50us\";", "busy_poll must be a whole number"},
 		{"mptcp = \"yes\";", "mptcp must be true or false"},
 		{"socket_mode = 0666;", "socket_mode must be octal digits in quotes"},
 		{"socket_mode = \"1777\";", "socket_mode must be between 000 and 777, not 1777"},

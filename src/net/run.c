@@ -1,0 +1,136 @@
+/* The loop of a server: turns, and looking on between them. */
+#include <event2/event.h>
+
+#include "base/clock.h"
+#include "net/busy.h"
+#include "net/datagram.h"
+#include "net/server_private.h"
+
+#define LOOKS_A_CLOCK 8	 /* empty looks for each time the clock is read */
+#define POLLS_AFTER   16 /* turns in one go, until datagram sockets are taken out of the loop */
+#define MANY	      64 /* requests in one turn: to be woken for them costs each next to nothing */
+
+enum turn {
+	TURN_EMPTY, /* nobody had said anything */
+	TURN_HEARD, /* and may soon say more */
+	TURN_MANY,
+	TURN_LAST, /* the loop was told to end, or failed */
+};
+
+/* What the server had heard before a turn. */
+struct mark {
+	uint64_t requests;
+	uint64_t bytes;
+	uint64_t accepted;
+};
+
+static struct mark mark(const struct server *server)
+{
+	const struct counters *counters = server->counters;
+
+	return (struct mark){
+		counter_get(&counters->requests) + counter_get(&counters->datagrams),
+		counter_get(&counters->bytes_in),
+		counter_get(&counters->accepted),
+	};
+}
+
+/*
+ * Whoever has just come is no reason to expect more: connections of one line cost least when
+ * several of them have come by the time we wake.
+ */
+static enum turn turn_since(const struct server *server, const struct mark *before)
+{
+	struct mark now = mark(server);
+
+	if (now.accepted != before->accepted)
+		return TURN_EMPTY;
+	if (now.requests - before->requests > MANY)
+		return TURN_MANY;
+	return now.requests != before->requests || now.bytes != before->bytes ? TURN_HEARD
+									      : TURN_EMPTY;
+}
+
+static enum turn take_turn(struct server *server, int flags, const struct mark *before)
+{
+	if (event_base_loop(server->base, flags) != 0 || event_base_got_exit(server->base) ||
+	    event_base_got_break(server->base))
+		return TURN_LAST;
+	return turn_since(server, before);
+}
+
+/*
+ * A socket that a loop watches costs each datagram a look into the loop's list of events, in the
+ * sender's system call and in ours. One that we look at anyway need not be watched.
+ */
+static void poll_datagrams(struct server *server, bool on)
+{
+	for (struct listener *l = server->listeners; l != NULL; l = l->next)
+		if (l->datagram != NULL)
+			datagram_poll(l->datagram, on);
+}
+
+static enum turn look(struct server *server)
+{
+	struct mark before = mark(server);
+
+	for (struct listener *l = server->listeners; l != NULL; l = l->next)
+		if (l->datagram != NULL)
+			datagram_look(l->datagram);
+	/* Without ONCE it would take turns until one is empty. */
+	return take_turn(server, EVLOOP_ONCE | EVLOOP_NONBLOCK, &before);
+}
+
+/*
+ * After `turn`. No clock is read as long as requests come. Returns TURN_LAST when the loop was told
+ * to end.
+ */
+static enum turn look_on(struct server *server, struct busy *busy, enum turn turn)
+{
+	bool many = turn == TURN_MANY;
+	unsigned hits = 0, empty = 0;
+	uint64_t until = 0, now = 0;
+
+	while ((turn = look(server)) != TURN_LAST) {
+		if (turn != TURN_EMPTY) {
+			many = turn == TURN_MANY;
+			empty = 0;
+			until = 0;
+			if (++hits == POLLS_AFTER)
+				poll_datagrams(server, true);
+		} else if (many) {
+			break;
+		} else if (++empty % LOOKS_A_CLOCK == 0) {
+			now = clock_us();
+			if (until == 0)
+				until = now + server->settings.busy_poll_us;
+			else if (now >= until)
+				break;
+		}
+	}
+	poll_datagrams(server, false);
+	busy_learn(busy, hits);
+	return turn;
+}
+
+static void run_busily(struct server *server)
+{
+	struct busy busy = {0};
+	enum turn turn = TURN_EMPTY;
+
+	while (turn != TURN_LAST) {
+		struct mark before = mark(server);
+
+		turn = take_turn(server, EVLOOP_ONCE, &before);
+		if ((turn == TURN_HEARD || turn == TURN_MANY) && busy_tries(&busy))
+			turn = look_on(server, &busy, turn);
+	}
+}
+
+void server_run(struct server *server)
+{
+	if (server->settings.busy_poll_us > 0)
+		run_busily(server);
+	else
+		event_base_dispatch(server->base); /* 150 instructions a turn less */
+}

@@ -1,0 +1,394 @@
+/*
+ * The loop of a server: when it looks on, and when it sleeps. Clients live on the same loop, and
+ * epoll_wait(2) stands here in place of the C library's, so that both can be counted.
+ */
+#include "server_fixture.h"
+
+#include <event2/event.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "net/server_private.h"
+
+#define PATIENCE_MS 20000
+#define LONG_US	    (60 * 1000 * 1000)
+#define EXCHANGES   1000
+
+static struct {
+	unsigned looks;	 /* that would not have waited */
+	unsigned sleeps; /* that might have */
+	unsigned removed, added;
+} calls;
+
+/* NOLINTNEXTLINE: the loop calls it */
+int epoll_wait(int epoll, struct epoll_event *events, int max, int timeout)
+{
+	if (timeout == 0)
+		calls.looks++;
+	else
+		calls.sleeps++;
+	return (int)syscall(SYS_epoll_pwait, epoll, events, max, timeout, NULL, _NSIG / 8);
+}
+
+int epoll_ctl(int epoll, int op, int fd, struct epoll_event *event)
+{
+	calls.removed += op == EPOLL_CTL_DEL;
+	calls.added += op == EPOLL_CTL_ADD;
+	return (int)syscall(SYS_epoll_ctl, epoll, op, fd, event);
+}
+
+/* A client that sends again as soon as it is answered. */
+struct talker {
+	struct fixture *f;
+	struct event *event;
+	int fd;
+	unsigned left;
+	long after_us; /* from the last reply to the end of the loop */
+};
+
+static void on_reply(evutil_socket_t fd, short what, void *arg)
+{
+	struct talker *talker = arg;
+	char reply[16];
+
+	(void)what;
+	assert_int_equal(recv(fd, reply, sizeof(reply), 0), 6);
+	assert_memory_equal(reply, "hello\n", 6);
+	if (--talker->left > 0) {
+		assert_int_equal(send(fd, "hello\n", 6, 0), 6);
+		return;
+	}
+	event_del(talker->event);
+	if (talker->after_us == 0)
+		event_base_loopbreak(talker->f->base);
+	else
+		event_base_loopexit(talker->f->base, &(struct timeval){0, talker->after_us});
+}
+
+static void start(struct talker *talker, struct fixture *f, int fd, long after_us)
+{
+	*talker = (struct talker){.f = f, .fd = fd, .left = EXCHANGES, .after_us = after_us};
+	talker->event = event_new(f->base, fd, EV_READ | EV_PERSIST, on_reply, talker);
+	assert_int_equal(event_add(talker->event, NULL), 0);
+	assert_int_equal(send(fd, "hello\n", 6, 0), 6);
+}
+
+static void stop(struct talker *talker)
+{
+	event_free(talker->event);
+	close(talker->fd);
+}
+
+static void on_end(evutil_socket_t fd, short what, void *arg)
+{
+	struct fixture *f = arg;
+
+	(void)fd;
+	(void)what;
+	f->time_is_up = true;
+	event_base_loopbreak(f->base);
+}
+
+/* Until the loop is told to end, at last by a timer. */
+static void run(struct fixture *f, int most_ms)
+{
+	struct timeval tv = {most_ms / 1000, most_ms % 1000 * 1000};
+	struct event *timer = evtimer_new(f->base, on_end, f);
+
+	f->time_is_up = false;
+	memset(&calls, 0, sizeof(calls));
+	assert_int_equal(evtimer_add(timer, &tv), 0);
+	server_run(f->server);
+	event_free(timer);
+}
+
+static struct server_settings busy_lines(unsigned us)
+{
+	struct server_settings settings = lines();
+
+	settings.busy_poll_us = us;
+	return settings;
+}
+
+/* Connected, and greeted once: nobody has just come. */
+static int old_client(struct fixture *f)
+{
+	int fd = client(f);
+
+	client_say(f, fd, "hello\n");
+	assert_hears(f, fd, "hello\n");
+	return fd;
+}
+
+static void who_answers_at_once_is_looked_out_for(void **state)
+{
+	struct fixture *f = *state;
+	struct talker talker;
+
+	serve(f, busy_lines(LONG_US));
+	start(&talker, f, old_client(f), 0);
+	run(f, PATIENCE_MS);
+	assert_false(f->time_is_up);
+	assert_int_equal(talker.left, 0);
+	assert_int_equal(calls.sleeps, 1);
+	assert_true(calls.looks >= EXCHANGES);
+	stop(&talker);
+}
+
+static void without_it_nobody_is_looked_out_for(void **state)
+{
+	struct fixture *f = *state;
+	struct talker talker;
+
+	serve(f, busy_lines(0));
+	start(&talker, f, old_client(f), 0);
+	run(f, PATIENCE_MS);
+	assert_int_equal(talker.left, 0);
+	assert_int_equal(calls.looks, 0);
+	stop(&talker);
+}
+
+static void when_nothing_comes_it_sleeps(void **state)
+{
+	struct fixture *f = *state;
+	struct talker talker;
+
+	serve(f, busy_lines(1));
+	start(&talker, f, old_client(f), 100000);
+	run(f, PATIENCE_MS);
+	assert_false(f->time_is_up);
+	assert_int_equal(talker.left, 0);
+	/* The first, and at the end; more of them where something took the processor from us. */
+	assert_in_range(calls.sleeps, 2, EXCHANGES);
+	stop(&talker);
+}
+
+static void timers_run_while_it_looks(void **state)
+{
+	struct fixture *f = *state;
+	struct talker talker;
+
+	serve(f, busy_lines(LONG_US));
+	start(&talker, f, old_client(f), 20000);
+	run(f, PATIENCE_MS);
+	assert_false(f->time_is_up);
+	assert_int_equal(talker.left, 0);
+	assert_int_equal(calls.sleeps, 1);
+	stop(&talker);
+}
+
+static void who_just_comes_is_no_reason(void **state)
+{
+	struct fixture *f = *state;
+	struct server_settings settings = busy_lines(LONG_US);
+	int fds[20];
+
+	settings.says.max_requests = 1;
+	settings.read_at_accept = true;
+	serve(f, settings);
+	for (size_t i = 0; i < COUNT_OF(fds); i++) {
+		fds[i] = client(f);
+		client_say(f, fds[i], "hello\n");
+	}
+	run(f, 50);
+	assert_int_equal(calls.looks, 0);
+	for (size_t i = 0; i < COUNT_OF(fds); i++) {
+		assert_hears(f, fds[i], "hello\n");
+		close(fds[i]);
+	}
+}
+
+/* Nobody waits any longer after so many: one who is woken for many lines loses little. */
+static void after_many_it_sleeps_at_once(void **state)
+{
+	struct fixture *f = *state;
+	char many[100 * 6];
+	int fd;
+
+	for (size_t at = 0; at < sizeof(many); at += 6)
+		memcpy(many + at, "hello\n", 6);
+	serve(f, busy_lines(LONG_US));
+	fd = old_client(f);
+	client_send(f, fd, many, sizeof(many));
+	run(f, 50);
+	assert_int_equal(calls.looks, 1);
+	assert_true(calls.sleeps >= 2);
+	for (int i = 0; i < 100; i++)
+		assert_hears(f, fd, "hello\n");
+	close(fd);
+}
+
+static void an_end_is_obeyed_at_once(void **state)
+{
+	struct fixture *f = *state;
+
+	serve(f, busy_lines(LONG_US));
+	assert_int_equal(event_base_loopexit(f->base, NULL), 0);
+	run(f, PATIENCE_MS);
+	assert_false(f->time_is_up);
+}
+
+/* ---- Datagrams ------------------------------------------------------------------------------ */
+
+static int bound(struct sockaddr_in *address)
+{
+	socklen_t len = sizeof(*address);
+	int on = 1, room = 200 * KIB,
+	    fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	*address = (struct sockaddr_in){.sin_family = AF_INET,
+					.sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	assert_true(fd >= 0);
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)), 0);
+	assert_int_equal(setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof(on)), 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)address, len), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)address, &len), 0);
+	return fd;
+}
+
+static struct datagram *serve_datagrams(struct fixture *f, unsigned us)
+{
+	struct server_settings settings = echo();
+	struct error err = {0};
+
+	settings.busy_poll_us = us;
+	make_server(f, &settings);
+	assert_int_equal(server_add_socket(f->server, bound(&f->address), &err), 0);
+	assert_int_equal(server_accept_on(f->server, 0, true, &err), 0);
+	return f->server->listeners->datagram;
+}
+
+static int datagram_client(struct fixture *f)
+{
+	struct sockaddr_in any;
+	int fd = bound(&any);
+
+	assert_int_equal(connect(fd, (struct sockaddr *)&f->address, sizeof(f->address)), 0);
+	return fd;
+}
+
+static void a_busy_socket_leaves_the_loop(void **state)
+{
+	struct fixture *f = *state;
+	struct talker talker;
+
+	serve_datagrams(f, LONG_US);
+	start(&talker, f, datagram_client(f), 0);
+	run(f, PATIENCE_MS);
+	assert_false(f->time_is_up);
+	assert_int_equal(talker.left, 0);
+	assert_int_equal(calls.sleeps, 1);
+	assert_int_equal(calls.removed, 2); /* the talker's own is the other */
+	stop(&talker);
+}
+
+/* And the next one after the silence is answered. */
+static void before_it_sleeps_the_socket_is_back(void **state)
+{
+	struct fixture *f = *state;
+	struct talker talker;
+	int fd = -1;
+
+	serve_datagrams(f, 1000);
+	for (int i = 0; i < 3; i++) {
+		fd = datagram_client(f);
+		start(&talker, f, fd, 100000);
+		run(f, PATIENCE_MS);
+		assert_int_equal(talker.left, 0);
+		assert_true(calls.sleeps >= 2);
+		assert_int_equal(calls.added + 1, calls.removed);
+		stop(&talker);
+	}
+}
+
+static void what_is_polled_is_answered_by_a_look_alone(void **state)
+{
+	struct fixture *f = *state;
+	struct datagram *datagram = serve_datagrams(f, 0);
+	int fd = datagram_client(f);
+
+	datagram_look(datagram); /* not polled: nothing happens */
+	datagram_poll(datagram, true);
+	datagram_poll(datagram, true);
+	client_say(f, fd, "hello\n");
+	event_base_loop(f->base, EVLOOP_NONBLOCK);
+	assert_int_equal(COUNT(f, datagrams), 0);
+	datagram_look(datagram);
+	assert_int_equal(COUNT(f, datagram_replies), 1);
+	client_say(f, fd, "hello\n");
+	datagram_poll(datagram, false);
+	datagram_look(datagram);
+	assert_int_equal(COUNT(f, datagram_replies), 1);
+	event_base_loop(f->base, EVLOOP_NONBLOCK);
+	assert_int_equal(COUNT(f, datagram_replies), 2);
+	close(fd);
+}
+
+/* Its orders come while it is polled. */
+static void a_polled_socket_can_stop_receiving(void **state)
+{
+	struct fixture *f = *state;
+	struct datagram *datagram = serve_datagrams(f, 0);
+	int fd = datagram_client(f);
+
+	datagram_poll(datagram, true);
+	assert_int_equal(datagram_receive(datagram, false), 0);
+	datagram_poll(datagram, true);
+	client_say(f, fd, "hello\n");
+	datagram_look(datagram);
+	datagram_poll(datagram, false);
+	event_base_loop(f->base, EVLOOP_NONBLOCK);
+	assert_int_equal(COUNT(f, datagrams), 0);
+	assert_int_equal(datagram_receive(datagram, true), 0);
+	event_base_loop(f->base, EVLOOP_NONBLOCK);
+	assert_int_equal(COUNT(f, datagram_replies), 1);
+	datagram_poll(datagram, true);
+	server_stop_accepting(f->server, true);
+	close(fd);
+}
+
+/* A flood leaves time for connections and timers. */
+static void a_flood_ends_a_look(void **state)
+{
+	struct fixture *f = *state;
+	struct datagram *datagram = serve_datagrams(f, 0);
+	int fds[4];
+
+	datagram_poll(datagram, true);
+	for (size_t i = 0; i < COUNT_OF(fds); i++) {
+		fds[i] = datagram_client(f);
+		for (int k = 0; k < 100; k++)
+			assert_int_equal(send(fds[i], "x", 1, 0), 1);
+	}
+	datagram_look(datagram);
+	assert_in_range(COUNT(f, datagrams), 256, 399);
+	datagram_look(datagram);
+	assert_int_equal(COUNT(f, datagrams), 400);
+	for (size_t i = 0; i < COUNT_OF(fds); i++)
+		close(fds[i]);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(who_answers_at_once_is_looked_out_for),
+		TEST(without_it_nobody_is_looked_out_for),
+		TEST(when_nothing_comes_it_sleeps),
+		TEST(timers_run_while_it_looks),
+		TEST(who_just_comes_is_no_reason),
+		TEST(after_many_it_sleeps_at_once),
+		TEST(an_end_is_obeyed_at_once),
+		TEST(a_busy_socket_leaves_the_loop),
+		TEST(before_it_sleeps_the_socket_is_back),
+		TEST(what_is_polled_is_answered_by_a_look_alone),
+		TEST(a_polled_socket_can_stop_receiving),
+		TEST(a_flood_ends_a_look),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
