@@ -167,6 +167,11 @@ class Echod(Announcing):
         "datagram": 'protocol = "echo"; max_datagram_rate = 0;',
     }
 
+    def __init__(self, name: str = "", title: str = "", kinds: tuple[str, ...] = (),
+                 more: str = "") -> None:
+        self.name, self.title = name or self.name, title or self.title
+        self.kinds, self.more = kinds or self.kinds, more
+
     def configuration(self, kind: str, place: Place) -> str:
         address = "udp:127.0.0.1:0" if kind == "datagram" else "127.0.0.1:0"
         return f"""pidfile = "{place.work}/echod.pid";
@@ -177,6 +182,7 @@ services = ( {{
     idle_timeout = "5m"; write_timeout = "1m";
     max_connections = {PLENTY}; max_connections_per_source = {PLENTY};
     access = [ "allow 127.0.0.0/8", "deny *" ];
+    {self.more}
 }} );
 """
 
@@ -309,6 +315,7 @@ class Socat(Packaged):
 
 SERVERS: tuple[Server, ...] = (
     Echod(),
+    Echod("echod-sleeps", "echod, busy_poll = 0", ("stream", "datagram"), "busy_poll = 0;"),
     Built("floor-a", "floor A", "floor", ("stream", "paced", "idle", "once")),
     Built("floor-b", "floor B", "floor", ("stream", "paced", "idle", "once")),
     Built("bufferevent", "bufferevent", "bufferevent", ("stream", "paced", "idle")),

@@ -27,7 +27,7 @@ from stats import FLOOR, Results
 
 OURS = "echod"
 MANY = 16  # datagrams under way at once: with fewer, nobody can take several at a time
-NOT_PEERS = (OURS, *FLOOR, "udp-floor", "udp-pktinfo", "udp-gro")
+NOT_PEERS = (OURS, "echod-sleeps", *FLOOR, "udp-floor", "udp-pktinfo", "udp-gro")
 URING_LEAD = 0.15
 RESTLESS = 0.25  # a floor's spread that is no yardstick any more
 
