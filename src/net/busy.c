@@ -8,9 +8,9 @@ bool busy_tries(struct busy *busy)
 	return false;
 }
 
-void busy_learn(struct busy *busy, unsigned hits)
+void busy_learn(struct busy *busy, unsigned saved, bool preempted)
 {
-	if (hits >= BUSY_PAYS) {
+	if (saved >= (preempted ? BUSY_PAYS_SHARED : BUSY_PAYS)) {
 		busy->after = 0;
 		return;
 	}

@@ -16,8 +16,11 @@
 #define BUSY_SKIP_MIN 32
 #define BUSY_SKIP_MAX 4096
 
-/* With fewer requests in one go, looking on has cost more than it saved. */
-#define BUSY_PAYS 4
+/* With fewer sleeps saved in one go, looking on has cost more than that. */
+#define BUSY_PAYS 8
+
+/* The same where others wanted our processor meanwhile: a client, or another worker. */
+#define BUSY_PAYS_SHARED 64
 
 /* {0} at first. */
 struct busy {
@@ -28,7 +31,8 @@ struct busy {
 /* Something has come, and now nothing is left to do: look on, rather than sleep? */
 bool busy_tries(struct busy *busy);
 
-/* That brought so many requests, or turns of the loop with requests, before nothing came. */
-void busy_learn(struct busy *busy, unsigned hits);
+/* That saved so many sleeps, until nothing came or, `preempted`, others took the processor from us.
+ */
+void busy_learn(struct busy *busy, unsigned saved, bool preempted);
 
 #endif

@@ -1,5 +1,6 @@
 /* The loop of a server: turns, and looking on between them. */
 #include <event2/event.h>
+#include <sys/resource.h>
 
 #include "base/clock.h"
 #include "net/busy.h"
@@ -81,35 +82,44 @@ static enum turn look(struct server *server)
 	return take_turn(server, EVLOOP_ONCE | EVLOOP_NONBLOCK, &before);
 }
 
+/* How often somebody else took the processor from us (getrusage(2)). */
+static long preemptions(void)
+{
+	struct rusage usage;
+
+	return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_nivcsw : 0;
+}
+
 /*
- * After `turn`. No clock is read as long as requests come. Returns TURN_LAST when the loop was told
- * to end.
+ * After `turn`. No clock is read as long as requests come. The client that we look out for may need
+ * our processor: where others wanted it, we sleep. Returns TURN_LAST when the loop was told to end.
  */
 static enum turn look_on(struct server *server, struct busy *busy, enum turn turn)
 {
 	bool many = turn == TURN_MANY;
-	unsigned hits = 0, empty = 0;
-	uint64_t until = 0, now = 0;
+	unsigned turns = 0, saved = 0, empty = 0;
+	long preempted = preemptions();
+	uint64_t until = 0;
 
 	while ((turn = look(server)) != TURN_LAST) {
 		if (turn != TURN_EMPTY) {
 			many = turn == TURN_MANY;
+			saved += empty > 0; /* what was there already would have been no sleep */
 			empty = 0;
-			until = 0;
-			if (++hits == POLLS_AFTER)
+			if (++turns == POLLS_AFTER)
 				poll_datagrams(server, true);
 		} else if (many) {
 			break;
-		} else if (++empty % LOOKS_A_CLOCK == 0) {
-			now = clock_us();
-			if (until == 0)
-				until = now + server->settings.busy_poll_us;
-			else if (now >= until)
+		} else if (++empty == LOOKS_A_CLOCK) {
+			until = clock_us() + server->settings.busy_poll_us;
+			if (preemptions() != preempted)
 				break;
+		} else if (empty % LOOKS_A_CLOCK == 0 && clock_us() >= until) {
+			break;
 		}
 	}
 	poll_datagrams(server, false);
-	busy_learn(busy, hits);
+	busy_learn(busy, saved, preemptions() != preempted);
 	return turn;
 }
 

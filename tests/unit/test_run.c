@@ -1,6 +1,7 @@
 /*
  * The loop of a server: when it looks on, and when it sleeps. Clients live on the same loop, and
- * epoll_wait(2) stands here in place of the C library's, so that both can be counted.
+ * epoll_wait(2) stands here in place of the C library's, so that both can be counted, and so does
+ * getrusage(2), so that nobody takes the processor from us but when a test says so.
  */
 #include "server_fixture.h"
 
@@ -8,6 +9,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -22,6 +24,8 @@ static struct {
 	unsigned sleeps; /* that might have */
 	unsigned removed, added;
 } calls;
+
+static bool others_wait;
 
 /* NOLINTNEXTLINE: the loop calls it */
 int epoll_wait(int epoll, struct epoll_event *events, int max, int timeout)
@@ -38,6 +42,18 @@ int epoll_ctl(int epoll, int op, int fd, struct epoll_event *event)
 	calls.removed += op == EPOLL_CTL_DEL;
 	calls.added += op == EPOLL_CTL_ADD;
 	return (int)syscall(SYS_epoll_ctl, epoll, op, fd, event);
+}
+
+/* NOLINTNEXTLINE: the C library's has an enum there */
+int getrusage(__rusage_who_t who, struct rusage *usage)
+{
+	static long preemptions;
+
+	assert_int_equal(who, RUSAGE_SELF);
+	memset(usage, 0, sizeof(*usage));
+	preemptions += others_wait;
+	usage->ru_nivcsw = preemptions;
+	return 0;
 }
 
 /* A client that sends again as soon as it is answered. */
@@ -177,6 +193,23 @@ static void timers_run_while_it_looks(void **state)
 	assert_false(f->time_is_up);
 	assert_int_equal(talker.left, 0);
 	assert_int_equal(calls.sleeps, 1);
+	stop(&talker);
+}
+
+/* One of them may be the client, who gets no processor as long as we look out for him. */
+static void where_others_wait_it_sleeps(void **state)
+{
+	struct fixture *f = *state;
+	struct talker talker;
+
+	serve(f, busy_lines(LONG_US));
+	start(&talker, f, old_client(f), 20000);
+	others_wait = true;
+	run(f, PATIENCE_MS);
+	others_wait = false;
+	assert_false(f->time_is_up);
+	assert_int_equal(talker.left, 0);
+	assert_true(calls.sleeps >= 2);
 	stop(&talker);
 }
 
@@ -380,6 +413,7 @@ int main(void)
 		TEST(without_it_nobody_is_looked_out_for),
 		TEST(when_nothing_comes_it_sleeps),
 		TEST(timers_run_while_it_looks),
+		TEST(where_others_wait_it_sleeps),
 		TEST(who_just_comes_is_no_reason),
 		TEST(after_many_it_sleeps_at_once),
 		TEST(an_end_is_obeyed_at_once),
