@@ -90,36 +90,50 @@ static long preemptions(void)
 	return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_nivcsw : 0;
 }
 
+/* While nothing comes. */
+struct wait {
+	unsigned empty; /* looks */
+	uint64_t until; /* clock_us; set after some of them */
+	long preempted; /* when we began to look on */
+};
+
 /*
- * After `turn`. No clock is read as long as requests come. The client that we look out for may need
- * our processor: where others wanted it, we sleep. Returns TURN_LAST when the loop was told to end.
+ * After an empty look. The client that we look out for may need our processor: where others wanted
+ * it, we sleep.
+ */
+static bool has_waited(struct wait *wait, unsigned us)
+{
+	if (++wait->empty % LOOKS_A_CLOCK != 0)
+		return false;
+	if (wait->empty > LOOKS_A_CLOCK)
+		return clock_us() >= wait->until;
+	wait->until = clock_us() + us;
+	return preemptions() != wait->preempted;
+}
+
+/*
+ * After `turn`. No clock is read as long as requests come. Returns TURN_LAST when the loop was told
+ * to end.
  */
 static enum turn look_on(struct server *server, struct busy *busy, enum turn turn)
 {
+	struct wait wait = {.preempted = preemptions()};
 	bool many = turn == TURN_MANY;
-	unsigned turns = 0, saved = 0, empty = 0;
-	long preempted = preemptions();
-	uint64_t until = 0;
+	unsigned turns = 0, saved = 0;
 
 	while ((turn = look(server)) != TURN_LAST) {
 		if (turn != TURN_EMPTY) {
 			many = turn == TURN_MANY;
-			saved += empty > 0; /* what was there already would have been no sleep */
-			empty = 0;
+			saved += wait.empty > 0; /* what was there already saves no sleep */
+			wait.empty = 0;
 			if (++turns == POLLS_AFTER)
 				poll_datagrams(server, true);
-		} else if (many) {
-			break;
-		} else if (++empty == LOOKS_A_CLOCK) {
-			until = clock_us() + server->settings.busy_poll_us;
-			if (preemptions() != preempted)
-				break;
-		} else if (empty % LOOKS_A_CLOCK == 0 && clock_us() >= until) {
+		} else if (many || has_waited(&wait, server->settings.busy_poll_us)) {
 			break;
 		}
 	}
 	poll_datagrams(server, false);
-	busy_learn(busy, saved, preemptions() != preempted);
+	busy_learn(busy, saved, preemptions() != wait.preempted);
 	return turn;
 }
 
