@@ -1,11 +1,11 @@
 /*
  * Busy polling: whether to look on for a while before sleeping.
  *
- * To sleep and be woken takes time, and most of it is the processor's: some 20 us on a virtual
- * machine. Who looks on for about as long loses little when nothing comes, and saves it all when
- * the next request comes sooner (Karlin, Li, Manasse, Owicki, "Empirical Studies of Competitive
- * Spinning for a Shared-Memory Multiprocessor", SOSP 1991). Where that does not pay, because
- * clients are slow or share our processor, it is tried ever more seldom.
+ * To sleep and be woken takes time, and most of it is the processor's: 20 us on a virtual machine.
+ * Who looks on for about as long loses little when nothing comes, and saves it all when the next
+ * request comes sooner (Karlin, Li, Manasse, Owicki, "Empirical Studies of Competitive Spinning for
+ * a Shared-Memory Multiprocessor", SOSP 1991). Where that does not pay, because clients are slow or
+ * share our processor, it is tried ever more seldom.
  */
 #ifndef ECHOD_NET_BUSY_H
 #define ECHOD_NET_BUSY_H

@@ -79,7 +79,7 @@ def test_who_has_nothing_to_do_sleeps(echod: Echod, transport: str) -> None:
             await_sleep(worker)
             before = on_processor(worker)
             pass_time(0.3)
-            assert on_processor(worker) - before < 0.03
+            assert on_processor(worker) - before < seconds(0.03)
         talk(client, 1)
 
 
@@ -93,7 +93,7 @@ def test_slow_clients_are_not_waited_for(echod: Echod, transport: str) -> None:
         for _ in range(200):
             talk(client, 1)
             pass_time(0.003)
-        assert on_processor(worker) - before < 0.1
+        assert on_processor(worker) - before < seconds(0.1)
 
 
 @both_transports
@@ -139,13 +139,3 @@ def test_without_it_no_look_is_in_vain(echod: Echod, transport: str) -> None:
         calls = calls_meanwhile(echod, worker, client)
     assert len(calls) >= EXCHANGES
     assert [call for call in calls if ", 0) = 0" in call or "epoll_ctl" in call] == []
-
-
-@needs_strace
-def test_whoever_is_looked_for_is_not_waited_for(echod: Echod) -> None:
-    """With a long time to look, a client that answers at once never finds the worker asleep."""
-    worker = serve(echod, busy_poll=1000)
-    with client_of(echod, "tcp") as client:
-        talk(client)
-        calls = calls_meanwhile(echod, worker, client)
-    assert [call for call in calls if ", 0) = " in call], calls[:10]
