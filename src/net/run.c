@@ -13,7 +13,8 @@
 
 enum turn {
 	TURN_EMPTY, /* nobody had said anything */
-	TURN_HEARD, /* and may soon say more */
+	TURN_CAME,  /* somebody has just come */
+	TURN_HEARD, /* somebody else has spoken, who may soon say more */
 	TURN_MANY,
 	TURN_LAST, /* the loop was told to end, or failed */
 };
@@ -45,7 +46,7 @@ static enum turn turn_since(const struct server *server, const struct mark *befo
 	struct mark now = mark(server);
 
 	if (now.accepted != before->accepted)
-		return TURN_EMPTY;
+		return TURN_CAME;
 	if (now.requests - before->requests > MANY)
 		return TURN_MANY;
 	return now.requests != before->requests || now.bytes != before->bytes ? TURN_HEARD
@@ -118,18 +119,22 @@ static bool has_waited(struct wait *wait, unsigned us)
 static enum turn look_on(struct server *server, struct busy *busy, enum turn turn)
 {
 	struct wait wait = {.preempted = preemptions()};
-	bool many = turn == TURN_MANY;
+	bool many = turn == TURN_MANY, came = false;
 	unsigned turns = 0, saved = 0;
 
 	while ((turn = look(server)) != TURN_LAST) {
-		if (turn != TURN_EMPTY) {
+		if (turn == TURN_HEARD || turn == TURN_MANY) {
 			many = turn == TURN_MANY;
-			saved += wait.empty > 0; /* what was there already saves no sleep */
+			/* What was there already saves no sleep. */
+			saved += wait.empty > 0 && !came;
 			wait.empty = 0;
+			came = false;
 			if (++turns == POLLS_AFTER)
 				poll_datagrams(server, true);
 		} else if (many || has_waited(&wait, server->settings.busy_poll_us)) {
 			break;
+		} else if (turn == TURN_CAME) {
+			came = true;
 		}
 	}
 	poll_datagrams(server, false);
