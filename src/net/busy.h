@@ -4,8 +4,8 @@
  * To sleep and be woken takes time, and most of it is the processor's: 20 us on a virtual machine.
  * Who looks on for about as long loses little when nothing comes, and saves it all when the next
  * request comes sooner (Karlin, Li, Manasse, Owicki, "Empirical Studies of Competitive Spinning for
- * a Shared-Memory Multiprocessor", SOSP 1991). Where that does not pay, because clients are slow or
- * share our processor, it is tried ever more seldom.
+ * a Shared-Memory Multiprocessor", SOSP 1991). Where that does not pay, because clients are slower
+ * than that or share our processor, it is tried ever more seldom.
  */
 #ifndef ECHOD_NET_BUSY_H
 #define ECHOD_NET_BUSY_H
@@ -31,8 +31,7 @@ struct busy {
 /* Something has come, and now nothing is left to do: look on, rather than sleep? */
 bool busy_tries(struct busy *busy);
 
-/* That saved so many sleeps, until nothing came or, `preempted`, others took the processor from us.
- */
+/* That saved so many sleeps; `preempted`: others took the processor from us meanwhile. */
 void busy_learn(struct busy *busy, unsigned saved, bool preempted);
 
 #endif

@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "net/datagram_private.h"
 
-#define DATAGRAMS_TURN 256	    /* then connections have their turn */
+#define DATAGRAMS_TURN 256
 #define BATCH_MIN      4	    /* messages */
 #define ALONE_MIN      8	    /* batches of one, until no more is asked for, */
 #define ALONE_LOOK     8	    /* but in one of so many */
@@ -46,9 +46,9 @@ static void make_ready(struct datagram *datagram)
 
 /*
  * How many messages to ask for. A second one that does not come costs time as well, so where each
- * came alone for a while only one is asked for; epoll tells of others, and a look now and then
- * finds out that more come. Of large ones few, for their buffers would push each other out of the
- * cache. As many as came in the turn before, and twice as many as long as all of them come.
+ * came alone for a while only one is asked for; the next look finds the others, and one now and
+ * then finds out that more come. Of large ones few, for their buffers would push each other out of
+ * the cache. As many as came in the turn before, and twice as many as long as all of them come.
  */
 static unsigned batch_size(const struct datagram *datagram)
 {
@@ -115,7 +115,8 @@ static int serve_batch(struct datagram *datagram, bool *more)
 		return -1;
 	shared->used = (unsigned)n;
 	learn(datagram, shared->used, asked);
-	/* A window of the same size as before: if more waits all the same, epoll tells. */
+	/* A window of the same size as before: if more waits all the same, the next look finds it.
+	 */
 	if (datagram->came == datagram->came_before)
 		*more = false;
 	begin_batch(datagram);
@@ -156,18 +157,24 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
 		evtimer_add(&datagram->resume, &tv);
 }
 
-/* Returns whether anything had come; else errno is set. */
-static bool take_turn(struct datagram *datagram)
+/* How many datagrams there were, in all, when a turn is long enough: then connections have theirs.
+ */
+static uint64_t end_of_turn(const struct datagram *datagram)
 {
-	const _Atomic uint64_t *counter = &datagram->server->counters->datagrams;
-	uint64_t until = counter_get(counter) + DATAGRAMS_TURN;
+	return counter_get(&datagram->server->counters->datagrams) + DATAGRAMS_TURN;
+}
+
+/* Returns whether anything had come; else errno is set. */
+static bool take_turn(struct datagram *datagram, uint64_t until)
+{
 	bool more;
 
 	if (serve_batch(datagram, &more) <= 0)
 		return false;
-	while (more && counter_get(counter) < until)
+	while (more && counter_get(&datagram->server->counters->datagrams) < until)
 		serve_batch(datagram, &more);
 	end_turn(datagram);
+	datagram->busy = true;
 	return true;
 }
 
@@ -178,7 +185,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	/* A wrong checksum is found out only here: now and then there is nothing. */
-	if (take_turn(datagram))
+	if (take_turn(datagram, end_of_turn(datagram)))
 		datagram->fruitless = 0;
 	else if (++datagram->fruitless >= FRUITLESS_MAX)
 		pause_receiving(datagram, errno);
@@ -240,14 +247,20 @@ void datagram_poll(struct datagram *datagram, bool on)
 	datagram->polled = on;
 }
 
+void datagram_poll_if_busy(struct datagram *datagram)
+{
+	datagram_poll(datagram, datagram->busy);
+	datagram->busy = false;
+}
+
 void datagram_look(struct datagram *datagram)
 {
-	const _Atomic uint64_t *counter = &datagram->server->counters->datagrams;
-	uint64_t until = counter_get(counter) + DATAGRAMS_TURN;
+	uint64_t until = end_of_turn(datagram);
 
 	if (!datagram->polled)
 		return;
-	while (counter_get(counter) < until && take_turn(datagram))
+	while (counter_get(&datagram->server->counters->datagrams) < until &&
+	       take_turn(datagram, until))
 		;
 }
 

@@ -65,7 +65,10 @@ int datagram_receive(struct datagram *datagram, bool on);
  */
 void datagram_poll(struct datagram *datagram, bool on);
 
-/* Of a socket that is polled: answer what has come. */
+/* The first if anything has come since the last call, else the second. */
+void datagram_poll_if_busy(struct datagram *datagram);
+
+/* Of a socket that is polled: answer what has come, up to the length of a turn. */
 void datagram_look(struct datagram *datagram);
 
 /* Answer what waits in the socket's queue now: a flood cannot make this last for ever. */

@@ -101,6 +101,7 @@ struct datagram {
 	int fd;
 	bool receives;
 	bool polled; /* datagram_poll */
+	bool busy;   /* something came since datagram_poll_if_busy was last asked */
 	bool is_unix;
 	bool wildcard; /* of a socket on one address, the kernel takes that for replies */
 	size_t control_len;

@@ -8,7 +8,7 @@
 #include "net/server_private.h"
 
 #define LOOKS_A_CLOCK 8	 /* empty looks for each time the clock is read */
-#define POLLS_AFTER   16 /* turns in one go, until datagram sockets are taken out of the loop */
+#define POLLS_AFTER   16 /* turns; then busy datagram sockets are taken out of the loop */
 #define MANY	      64 /* requests in one turn: to be woken for them costs each next to nothing */
 
 enum turn {
@@ -63,22 +63,26 @@ static enum turn take_turn(struct server *server, int flags, const struct mark *
 
 /*
  * A socket that a loop watches costs each datagram a look into the loop's list of events, in the
- * sender's system call and in ours. One that we look at anyway need not be watched.
+ * sender's system call and in ours. One that we look at anyway need not be watched; one that
+ * nothing comes to need not be looked at.
  */
-static void poll_datagrams(struct server *server, bool on)
+static void for_each_datagram(struct server *server, void (*act)(struct datagram *datagram))
 {
 	for (struct listener *l = server->listeners; l != NULL; l = l->next)
 		if (l->datagram != NULL)
-			datagram_poll(l->datagram, on);
+			act(l->datagram);
+}
+
+static void give_back(struct datagram *datagram)
+{
+	datagram_poll(datagram, false);
 }
 
 static enum turn look(struct server *server)
 {
 	struct mark before = mark(server);
 
-	for (struct listener *l = server->listeners; l != NULL; l = l->next)
-		if (l->datagram != NULL)
-			datagram_look(l->datagram);
+	for_each_datagram(server, datagram_look);
 	/* Without ONCE it would take turns until one is empty. */
 	return take_turn(server, EVLOOP_ONCE | EVLOOP_NONBLOCK, &before);
 }
@@ -99,8 +103,8 @@ struct wait {
 };
 
 /*
- * After an empty look. The client that we look out for may need our processor: where others wanted
- * it, we sleep.
+ * After an empty look. The client that we look out for may need our processor: where others have
+ * taken it since we began to look on, we sleep.
  */
 static bool has_waited(struct wait *wait, unsigned us)
 {
@@ -119,25 +123,23 @@ static bool has_waited(struct wait *wait, unsigned us)
 static enum turn look_on(struct server *server, struct busy *busy, enum turn turn)
 {
 	struct wait wait = {.preempted = preemptions()};
-	bool many = turn == TURN_MANY, came = false;
+	bool many = turn == TURN_MANY, came = false, first_words;
 	unsigned turns = 0, saved = 0;
 
 	while ((turn = look(server)) != TURN_LAST) {
-		if (turn == TURN_HEARD || turn == TURN_MANY) {
+		first_words = came;
+		came = turn == TURN_CAME || (came && turn == TURN_EMPTY);
+		if ((turn == TURN_HEARD || turn == TURN_MANY) && !first_words) {
 			many = turn == TURN_MANY;
-			/* What was there already saves no sleep. */
-			saved += wait.empty > 0 && !came;
+			saved += wait.empty > 0; /* what was there already saves no sleep */
 			wait.empty = 0;
-			came = false;
-			if (++turns == POLLS_AFTER)
-				poll_datagrams(server, true);
+			if (++turns % POLLS_AFTER == 0)
+				for_each_datagram(server, datagram_poll_if_busy);
 		} else if (many || has_waited(&wait, server->settings.busy_poll_us)) {
 			break;
-		} else if (turn == TURN_CAME) {
-			came = true;
 		}
 	}
-	poll_datagrams(server, false);
+	for_each_datagram(server, give_back);
 	busy_learn(busy, saved, preemptions() != wait.preempted);
 	return turn;
 }
