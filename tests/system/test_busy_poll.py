@@ -34,8 +34,9 @@ def serve(echod: Echod, busy_poll: int) -> Process:
 
 
 def worker_of(echod: Echod) -> Process:
-    (worker,) = (Process(row["pid"]) for row in echod.ps())
-    return worker
+    """The only one, once that of before a restart has gone."""
+    wait_until(lambda: len(echod.ps()) == 1, seconds(PATIENCE), "one worker is there")
+    return Process(echod.ps()[0]["pid"])
 
 
 def client_of(echod: Echod, transport: str) -> socket.socket:
