@@ -14,7 +14,7 @@
 
 /* Tries that failed in a row are followed by so many sleeps without a try, doubled each time. */
 #define BUSY_SKIP_MIN 32
-#define BUSY_SKIP_MAX 4096
+#define BUSY_SKIP_MAX 512
 
 /* With fewer sleeps saved in one go, looking on has cost more than that. */
 #define BUSY_PAYS 8
