@@ -115,8 +115,7 @@ static int serve_batch(struct datagram *datagram, bool *more)
 		return -1;
 	shared->used = (unsigned)n;
 	learn(datagram, shared->used, asked);
-	/* A window of the same size as before: if more waits all the same, the next look finds it.
-	 */
+	/* A window of the same size as before; if more waits, the next look finds it. */
 	if (datagram->came == datagram->came_before)
 		*more = false;
 	begin_batch(datagram);
@@ -146,19 +145,23 @@ static void pause_receiving(struct datagram *datagram, int error)
 		 SERVER_PAUSE_MS);
 }
 
-static void on_resume(evutil_socket_t fd, short what, void *arg)
+/* Back to the loop; without memory, after a pause. */
+static void watch_again(struct datagram *datagram)
 {
-	struct datagram *datagram = arg;
 	struct timeval tv = {0, SERVER_PAUSE_MS * 1000};
 
-	(void)fd;
-	(void)what;
 	if (event_add(&datagram->event, NULL) < 0)
 		evtimer_add(&datagram->resume, &tv);
 }
 
-/* How many datagrams there were, in all, when a turn is long enough: then connections have theirs.
- */
+static void on_resume(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	watch_again(arg);
+}
+
+/* With so many datagrams in all, a turn is long enough: then connections have theirs. */
 static uint64_t end_of_turn(const struct datagram *datagram)
 {
 	return counter_get(&datagram->server->counters->datagrams) + DATAGRAMS_TURN;
@@ -243,7 +246,7 @@ void datagram_poll(struct datagram *datagram, bool on)
 	if (on)
 		event_del(&datagram->event);
 	else
-		on_resume(datagram->fd, 0, datagram);
+		watch_again(datagram);
 	datagram->polled = on;
 }
 

@@ -160,78 +160,66 @@ static int old_client(struct fixture *f)
 	return fd;
 }
 
-static void who_answers_at_once_is_looked_out_for(void **state)
+/* All that one client says and hears, until the loop ends. */
+static void converse(struct fixture *f, int fd, long after_us)
 {
-	struct fixture *f = *state;
 	struct talker talker;
 
-	serve(f, busy_lines(LONG_US));
-	start(&talker, f, old_client(f), 0);
+	start(&talker, f, fd, after_us);
 	run(f, PATIENCE_MS);
 	assert_false(f->time_is_up);
 	assert_int_equal(talker.left, 0);
+	stop(&talker);
+}
+
+static void who_answers_at_once_is_looked_out_for(void **state)
+{
+	struct fixture *f = *state;
+
+	serve(f, busy_lines(LONG_US));
+	converse(f, old_client(f), 0);
 	assert_int_equal(calls.sleeps, 1);
 	assert_true(calls.looks >= EXCHANGES);
-	stop(&talker);
 }
 
 static void without_it_nobody_is_looked_out_for(void **state)
 {
 	struct fixture *f = *state;
-	struct talker talker;
 
 	serve(f, busy_lines(0));
-	start(&talker, f, old_client(f), 0);
-	run(f, PATIENCE_MS);
-	assert_int_equal(talker.left, 0);
+	converse(f, old_client(f), 0);
 	assert_int_equal(calls.looks, 0);
-	stop(&talker);
 }
 
 static void when_nothing_comes_it_sleeps(void **state)
 {
 	struct fixture *f = *state;
-	struct talker talker;
 
 	serve(f, busy_lines(1));
-	start(&talker, f, old_client(f), 300000);
-	run(f, PATIENCE_MS);
-	assert_false(f->time_is_up);
-	assert_int_equal(talker.left, 0);
+	converse(f, old_client(f), 300000);
 	/* The first, and at the end; more of them where the kernel took its time. */
 	assert_true(calls.sleeps >= 2);
-	stop(&talker);
 }
 
 static void timers_run_while_it_looks(void **state)
 {
 	struct fixture *f = *state;
-	struct talker talker;
 
 	serve(f, busy_lines(LONG_US));
-	start(&talker, f, old_client(f), 20000);
-	run(f, PATIENCE_MS);
-	assert_false(f->time_is_up);
-	assert_int_equal(talker.left, 0);
+	converse(f, old_client(f), 20000);
 	assert_int_equal(calls.sleeps, 1);
-	stop(&talker);
 }
 
 /* One of them may be the client, who gets no processor as long as we look out for him. */
 static void where_others_wait_it_sleeps(void **state)
 {
 	struct fixture *f = *state;
-	struct talker talker;
 
 	serve(f, busy_lines(LONG_US));
-	start(&talker, f, old_client(f), 20000);
 	others_wait = true;
-	run(f, PATIENCE_MS);
+	converse(f, old_client(f), 20000);
 	others_wait = false;
-	assert_false(f->time_is_up);
-	assert_int_equal(talker.left, 0);
 	assert_true(calls.sleeps >= 2);
-	stop(&talker);
 }
 
 static void who_just_comes_is_no_reason(void **state)
@@ -376,34 +364,23 @@ static int datagram_client(struct fixture *f)
 static void a_busy_socket_leaves_the_loop(void **state)
 {
 	struct fixture *f = *state;
-	struct talker talker;
 
 	serve_datagrams(f, LONG_US);
-	start(&talker, f, datagram_client(f), 0);
-	run(f, PATIENCE_MS);
-	assert_false(f->time_is_up);
-	assert_int_equal(talker.left, 0);
+	converse(f, datagram_client(f), 0);
 	assert_int_equal(calls.sleeps, 1);
 	assert_int_equal(calls.removed, 2); /* the talker's own is the other */
-	stop(&talker);
 }
 
 /* And the next one after the silence is answered. */
 static void before_it_sleeps_the_socket_is_back(void **state)
 {
 	struct fixture *f = *state;
-	struct talker talker;
-	int fd = -1;
 
 	serve_datagrams(f, 1000);
 	for (int i = 0; i < 2; i++) {
-		fd = datagram_client(f);
-		start(&talker, f, fd, 300000);
-		run(f, PATIENCE_MS);
-		assert_int_equal(talker.left, 0);
+		converse(f, datagram_client(f), 300000);
 		assert_true(calls.sleeps >= 2);
 		assert_int_equal(calls.added + 1, calls.removed);
-		stop(&talker);
 	}
 }
 
@@ -413,16 +390,12 @@ static void a_silent_socket_is_not_looked_at(void **state)
 	struct fixture *f = *state;
 	struct sockaddr_in elsewhere;
 	struct error err = {0};
-	struct talker talker;
 
 	serve(f, busy_lines(LONG_US));
 	assert_int_equal(server_add_socket(f->server, bound(&elsewhere), &err), 0);
 	assert_int_equal(server_accept_on(f->server, 1, true, &err), 0);
-	start(&talker, f, old_client(f), 0);
-	run(f, PATIENCE_MS);
-	assert_int_equal(talker.left, 0);
+	converse(f, old_client(f), 0);
 	assert_int_equal(calls.receives, 0);
-	stop(&talker);
 }
 
 static void stop_accepting(struct fixture *f)
