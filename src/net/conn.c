@@ -1,8 +1,8 @@
 /*
  * One connection, from its first byte to its last. How it ends stands in ending.c.
  *
- * In the usual case a line costs one report of epoll, one recv and one send: the bytes lie in the
- * server's one buffer and go back from there. Only what must wait gets memory of its own: the
+ * In the usual case a line costs one report of the poller, one recv and one send: the bytes lie in
+ * the server's one buffer and go back from there. Only what must wait gets memory of its own: the
  * beginning of a line (`held`) and what the kernel did not take (`pending`).
  */
 #include <errno.h>
@@ -25,8 +25,6 @@
 
 /* ---- Which events are watched --------------------------------------------------------------- */
 
-static void on_event(evutil_socket_t fd, short what, void *arg);
-
 static enum timeout_kind first_kind(const struct server *server)
 {
 	return server->settings.first_byte_timeout_ms > 0 ? TIMEOUT_FIRST : TIMEOUT_IDLE;
@@ -42,15 +40,7 @@ enum timeout_kind conn_silence(const struct conn *conn)
 
 bool conn_watch_for(struct conn *conn, short what)
 {
-	short wanted = (short)(what | EV_PERSIST);
-
-	if (event_get_events(&conn->event) != wanted) {
-		int fd = conn_fd(conn);
-
-		event_del(&conn->event);
-		event_assign(&conn->event, conn->server->base, fd, wanted, on_event, conn);
-	}
-	if (event_pending(&conn->event, what, NULL) || event_add(&conn->event, NULL) == 0)
+	if (poller_watch(&conn->server->poller, &conn->socket, what) == 0)
 		return true;
 	conn_close(conn, "no memory to watch it", &conn->server->counters->no_memory);
 	return false;
@@ -407,10 +397,15 @@ void conn_read_on(struct conn *conn)
 		conn_watch(conn);
 }
 
-/* ---- The loop's words ----------------------------------------------------------------------- */
+/* ---- What the poller reports ---------------------------------------------------------------- */
+
+static struct conn *conn_of_socket(struct poller_entry *entry)
+{
+	return (struct conn *)((char *)entry - offsetof(struct conn, socket));
+}
 
 /* What is rare of it: something waits, or the connection is not simply open. */
-static __attribute__((noinline)) void on_rare_event(struct conn *conn, short what)
+static __attribute__((noinline)) void on_rare_report(struct conn *conn, short what)
 {
 	if (conn->state == CONN_LINGER) {
 		conn_discard(conn);
@@ -430,13 +425,12 @@ static __attribute__((noinline)) void on_rare_event(struct conn *conn, short wha
 		conn_watch(conn);
 }
 
-static void on_event(evutil_socket_t fd, short what, void *arg)
+void conn_ready(struct poller_entry *entry, short what)
 {
-	struct conn *conn = arg;
+	struct conn *conn = conn_of_socket(entry);
 
-	(void)fd;
 	if (what != EV_READ || conn->unusual != 0)
-		on_rare_event(conn, what);
+		on_rare_report(conn, what);
 	else if (receive_usual(conn) == RECEIVED_DATA && conn->has_pending)
 		conn_watch(conn);
 }
@@ -504,8 +498,7 @@ bool conn_start(struct server *server, int fd, const struct sockaddr *peer, sock
 
 	counter_add(&server->counters->accepted, 1);
 	server->connections++;
-	if (conn == NULL || event_assign(&conn->event, server->base, fd, EV_READ | EV_PERSIST,
-					 on_event, conn) < 0) {
+	if (conn == NULL) {
 		counter_add(&server->counters->no_memory, 1);
 		counter_add(&server->counters->closed, 1);
 		server->connections--;
@@ -514,6 +507,7 @@ bool conn_start(struct server *server, int fd, const struct sockaddr *peer, sock
 		return false;
 	}
 	conn->server = server;
+	conn->socket.fd = fd;
 	conn->state = CONN_OPEN;
 	conn->accepted_at = (uint64_t)now;
 	conn_set_peer(conn, peer, peer_len);

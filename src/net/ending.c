@@ -34,7 +34,7 @@ void conn_close(struct conn *conn, const char *reason, _Atomic uint64_t *counter
 		counter_add(counter, 1);
 	if (log_enabled(level))
 		log_end(conn, reason, level);
-	event_del(&conn->event);
+	poller_forget(&server->poller, &conn->socket);
 	close(conn_fd(conn));
 	timeouts_remove(&server->timeouts, &conn->timeout);
 	conn_more_free(conn);

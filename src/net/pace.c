@@ -77,7 +77,7 @@ void conn_charge(struct conn *conn, uint64_t bytes, uint64_t requests)
 
 static void look_later(struct conn *conn)
 {
-	event_del(&conn->event);
+	poller_forget(&conn->server->poller, &conn->socket);
 	timeouts_move(&conn->server->timeouts, &conn->timeout, TIMEOUT_THROTTLE, clock_coarse_ms());
 }
 

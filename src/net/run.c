@@ -9,17 +9,17 @@
 
 #define LOOKS_A_CLOCK 8	 /* empty looks for each time the clock is read */
 #define POLLS_AFTER   16 /* turns; then busy datagram sockets are taken out of the loop */
-#define MANY	      64 /* requests in one turn: to be woken for them costs each next to nothing */
+#define MANY	      64 /* requests in a row: to be woken for them costs each next to nothing */
+#define LOOKS_A_TURN  4	 /* looks for clients for each turn of the whole loop */
 
 enum turn {
 	TURN_EMPTY, /* nobody had said anything */
 	TURN_CAME,  /* somebody has just come */
 	TURN_HEARD, /* somebody else has spoken, who may soon say more */
-	TURN_MANY,
-	TURN_LAST, /* the loop was told to end, or failed */
+	TURN_LAST,  /* the loop was told to end, or failed */
 };
 
-/* What the server had heard before a turn. */
+/* What the server has heard so far. */
 struct mark {
 	uint64_t requests;
 	uint64_t bytes;
@@ -47,19 +47,22 @@ static enum turn turn_since(const struct server *server, const struct mark *befo
 
 	if (now.accepted != before->accepted)
 		return TURN_CAME;
-	if (now.requests - before->requests > MANY)
-		return TURN_MANY;
 	return now.requests != before->requests || now.bytes != before->bytes ? TURN_HEARD
 									      : TURN_EMPTY;
 }
 
-static enum turn take_turn(struct server *server, int flags, const struct mark *before)
+static bool goes_on(struct event_base *base)
 {
-	if (event_base_loop(server->base, flags) != 0 || event_base_got_exit(server->base) ||
-	    event_base_got_break(server->base))
-		return TURN_LAST;
-	return turn_since(server, before);
+	return !event_base_got_exit(base) && !event_base_got_break(base);
 }
+
+/* All that the loop knows: new clients, timers, orders; and what the poller reports to it. */
+static bool take_turn(struct event_base *base, int flags)
+{
+	return event_base_loop(base, flags) == 0 && goes_on(base);
+}
+
+/* ---- Looking on ----------------------------------------------------------------------------- */
 
 /*
  * A socket that a loop watches costs each datagram a look into the loop's list of events, in the
@@ -78,13 +81,18 @@ static void give_back(struct datagram *datagram)
 	datagram_poll(datagram, false);
 }
 
-static enum turn look(struct server *server)
+/* Clients first: what else the loop knows is looked at now and then. */
+static enum turn look(struct server *server, unsigned looks)
 {
 	struct mark before = mark(server);
 
 	for_each_datagram(server, datagram_look);
+	if (poller_take(&server->poller) > 0 && !goes_on(server->base))
+		return TURN_LAST;
 	/* Without ONCE it would take turns until one is empty. */
-	return take_turn(server, EVLOOP_ONCE | EVLOOP_NONBLOCK, &before);
+	if (looks % LOOKS_A_TURN == 0 && !take_turn(server->base, EVLOOP_ONCE | EVLOOP_NONBLOCK))
+		return TURN_LAST;
+	return turn_since(server, &before);
 }
 
 /* How often somebody else took the processor from us (getrusage(2)). */
@@ -117,44 +125,48 @@ static bool has_waited(struct wait *wait, unsigned us)
 }
 
 /*
- * After `turn`. No clock is read as long as requests come. Returns TURN_LAST when the loop was told
- * to end.
+ * When something has come. No clock is read as long as requests come. Returns false when the loop
+ * was told to end.
  */
-static enum turn look_on(struct server *server, struct busy *busy, enum turn turn)
+static bool look_on(struct server *server, struct busy *busy, struct mark since)
 {
 	struct wait wait = {.preempted = preemptions()};
-	bool many = turn == TURN_MANY, came = false, first_words;
-	unsigned turns = 0, saved = 0;
+	unsigned looks = 0, turns = 0, saved = 0;
+	bool came = false, first_words;
+	enum turn turn;
 
-	while ((turn = look(server)) != TURN_LAST) {
+	while ((turn = look(server, looks++)) != TURN_LAST) {
 		first_words = came;
 		came = turn == TURN_CAME || (came && turn == TURN_EMPTY);
-		if ((turn == TURN_HEARD || turn == TURN_MANY) && !first_words) {
-			many = turn == TURN_MANY;
-			saved += wait.empty > 0; /* what was there already saves no sleep */
+		if (turn == TURN_HEARD && !first_words) {
+			if (wait.empty > 0) { /* what was there already saves no sleep */
+				saved++;
+				since = mark(server);
+			}
 			wait.empty = 0;
 			if (++turns % POLLS_AFTER == 0)
 				for_each_datagram(server, datagram_poll_if_busy);
-		} else if (many || has_waited(&wait, server->settings.busy_poll_us)) {
+		} else if (mark(server).requests - since.requests > MANY ||
+			   has_waited(&wait, server->settings.busy_poll_us)) {
 			break;
 		}
 	}
 	for_each_datagram(server, give_back);
 	busy_learn(busy, saved, preemptions() != wait.preempted);
-	return turn;
+	return turn != TURN_LAST;
 }
 
 static void run_busily(struct server *server)
 {
 	struct busy busy = {0};
-	enum turn turn = TURN_EMPTY;
+	bool on = true;
 
-	while (turn != TURN_LAST) {
+	while (on) {
 		struct mark before = mark(server);
 
-		turn = take_turn(server, EVLOOP_ONCE, &before);
-		if ((turn == TURN_HEARD || turn == TURN_MANY) && busy_tries(&busy))
-			turn = look_on(server, &busy, turn);
+		on = take_turn(server->base, EVLOOP_ONCE);
+		if (on && turn_since(server, &before) == TURN_HEARD && busy_tries(&busy))
+			on = look_on(server, &busy, before);
 	}
 }
 
@@ -163,5 +175,5 @@ void server_run(struct server *server)
 	if (server->settings.busy_poll_us > 0)
 		run_busily(server);
 	else
-		event_base_dispatch(server->base); /* 150 instructions a turn less */
+		event_base_dispatch(server->base);
 }

@@ -31,6 +31,17 @@ static uint64_t never_plain(const struct proto_settings *settings, uint64_t requ
 	return PROTO_NO_LIMIT;
 }
 
+/* What it has had since it was made. */
+static void free_own(struct server *server)
+{
+	poller_free(&server->poller);
+	timeouts_free(&server->timeouts);
+	if (server->out.bytes != NULL)
+		evbuffer_free(server->out.bytes);
+	free(server->buffer);
+	free(server);
+}
+
 struct server *server_new(struct event_base *base, const struct server_settings *settings,
 			  struct counters *counters, void (*idle)(void *arg), void *arg)
 {
@@ -58,14 +69,13 @@ struct server *server_new(struct event_base *base, const struct server_settings 
 	server->plain = settings->proto->plain != NULL ? settings->proto->plain : never_plain;
 	server->needs_extra = needs_extra(settings);
 	server->paces = paces(settings);
+	server->timeouts.fd = server->poller.fd = -1;
 	gate_init(&server->gate);
 	server->buffer = malloc(SERVER_BUFFER);
 	if (server->buffer == NULL || server_out_init(&server->out) < 0 ||
-	    timeouts_init(&server->timeouts, base, after_ms, conn_expired) < 0) {
-		if (server->out.bytes != NULL)
-			evbuffer_free(server->out.bytes);
-		free(server->buffer);
-		free(server);
+	    timeouts_init(&server->timeouts, base, after_ms, conn_expired) < 0 ||
+	    poller_init(&server->poller, base, conn_ready) < 0) {
+		free_own(server);
 		return NULL;
 	}
 	return server;
@@ -135,12 +145,9 @@ void server_free(struct server *server)
 	server->idle = NULL;
 	server_stop_accepting(server, false);
 	server_cut_off(server);
-	timeouts_free(&server->timeouts);
 	if (server->resume != NULL)
 		event_free(server->resume);
-	evbuffer_free(server->out.bytes);
-	free(server->buffer);
-	free(server);
+	free_own(server);
 }
 
 size_t server_connections(const struct server *server)

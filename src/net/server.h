@@ -1,7 +1,7 @@
 /*
- * Serving one service's connections in one worker process: accept, read, answer, close. Built on
- * direct libevent events, one for each connection. What is said is up to a protocol
- * (serve/proto.h).
+ * Serving one service's connections in one worker process: accept, read, answer, close. All runs in
+ * libevent's loop; of connections it hears from their poller (net/poller.h). What is said is up to
+ * a protocol (serve/proto.h).
  */
 #ifndef ECHOD_NET_SERVER_H
 #define ECHOD_NET_SERVER_H

@@ -9,6 +9,7 @@
 
 #include "base/addr.h"
 #include "net/gate.h"
+#include "net/poller.h"
 #include "net/server.h"
 #include "net/timeouts.h"
 #include "serve/proxy.h"
@@ -78,6 +79,7 @@ struct server {
 			  const unsigned char *data, size_t len);
 	struct counters *counters;
 	struct timeouts timeouts;
+	struct poller poller;
 	struct server_settings settings;
 	struct event_base *base;
 	size_t connections;
@@ -147,17 +149,12 @@ struct conn_more {
 };
 
 /*
- * A million of them may be idle: each byte counts. The bits of `unusual` say that an event is no
- * simple line; all of them are asked in one comparison.
+ * A million of them may be idle: each byte counts. In the order of use: a line needs 56 bytes from
+ * the beginning. The bits of `unusual` say that a report is of no simple line; all of them are
+ * asked in one comparison.
  */
 struct conn {
-	struct event event;	      /* the only one; its fd is the connection's */
-	struct timeout_entry timeout; /* in exactly one list, always */
-	struct server *server;
-	struct conn_more *more; /* NULL: nothing of it is needed */
-	uint64_t requests;	/* answered */
-	uint64_t bytes_in;
-	uint64_t bytes_out;
+	struct poller_entry socket;
 	uint64_t accepted_at : 40; /* clock_coarse_ms: 34 years of uptime */
 	union {
 		struct {
@@ -178,9 +175,15 @@ struct conn {
 	/* What is held may be whole lines that a limit keeps waiting: only where it is `paced`. */
 	bool paused : 1;
 	bool corked : 1; /* the last reply was sent, and waits for the FIN (MSG_MORE) */
+	struct server *server;
+	uint64_t requests; /* answered */
+	uint64_t bytes_in;
+	uint64_t bytes_out;
+	struct timeout_entry timeout; /* in exactly one list, always */
+	struct conn_more *more;	      /* NULL: nothing of it is needed */
 };
 
-_Static_assert(sizeof(struct conn) <= 200, "with all around it, 256 bytes a connection");
+_Static_assert(sizeof(struct conn) <= 88, "with all around it, 100 bytes a connection");
 
 /*
  * Take over an accepted connection, which may be refused or served and ended at once. Without
@@ -194,7 +197,7 @@ bool conn_start(struct server *server, int fd, const struct sockaddr *peer, sock
  */
 static inline int conn_fd(const struct conn *conn)
 {
-	return conn->event.ev_fd; /* event_get_fd, without the call: three for each line */
+	return conn->socket.fd;
 }
 
 /* How many bytes wait for the kernel to take them. */
@@ -223,8 +226,11 @@ bool conn_answer(struct conn *conn, unsigned char *data, size_t len, size_t fres
 /* Wait for what must come next: the client's bytes, or room for what is pending, or both. */
 bool conn_watch(struct conn *conn);
 
-/* The same for these events, and no others. */
+/* The same for EV_READ, EV_WRITE or both, and no others. */
 bool conn_watch_for(struct conn *conn, short what);
+
+/* For struct poller. */
+void conn_ready(struct poller_entry *entry, short what);
 
 /* The last reply is followed by conn_begin_end at once: then it shares its segment with the FIN. */
 bool conn_reply(struct conn *conn, const unsigned char *data, size_t len, bool last);

@@ -37,8 +37,8 @@ enum timeout_kind {
 };
 
 struct timeout_entry {
-	TAILQ_ENTRY(timeout_entry) link;
 	uint64_t stamp; /* its kind, and when its last activity was */
+	TAILQ_ENTRY(timeout_entry) link;
 };
 
 TAILQ_HEAD(timeout_list, timeout_entry);

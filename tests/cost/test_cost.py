@@ -30,7 +30,8 @@ CEILINGS = {
     },
     CALLS: {
         CONNECTION: 8,
-        NOT_DEFERRED: 9,  # shutdown(2) is one of them, and saves a segment
+        # shutdown(2) is one of them, which saves a segment, and the poller's own epoll_wait(2).
+        NOT_DEFERRED: 10,
         LINGERING: 11,
     },
 }

@@ -70,7 +70,7 @@ def test_20000_connections_stay_through_a_restart(echod: Echod) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_an_idle_connection_takes_at_most_256_bytes(echod: Echod) -> None:
+def test_an_idle_connection_takes_at_most_104_bytes(echod: Echod) -> None:
     """Of user memory: what the workers' anonymous memory grows by, for each connection more."""
     if echod.sanitized:
         pytest.skip("a build with sanitizers takes what sanitizers take")
@@ -79,7 +79,7 @@ def test_an_idle_connection_takes_at_most_256_bytes(echod: Echod) -> None:
                           "--p99", str(1000 * seconds(10)))
     size = figures["user"]["per_connection"]
     print(f"{size:.0f} bytes of user memory a connection")
-    assert 100 < size <= 256
+    assert 80 < size <= 104
 
 
 # ---- What the program notices -------------------------------------------------------------------

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
 
@@ -430,13 +431,20 @@ def test_broken_sockets_are_healed_for_the_successor_at_once(echod: Echod) -> No
     assert time.monotonic() - begun < seconds(3)
 
 
+def watches(pid: int, epoll: int, fd: int) -> bool:
+    """Is it in that epoll set? (proc(5), /proc/PID/fdinfo)"""
+    lines = Path(f"/proc/{pid}/fdinfo/{epoll}").read_text().splitlines()
+    return any(line.split()[:2] == ["tfd:", str(fd)] for line in lines)
+
+
 def deafen(pid: int, port: int) -> None:
     """The worker's loop goes on, but nothing tells it of new clients any more."""
     listening = {s.inode for s in tcp_sockets(port) if s.state == s.LISTEN}
     links = Process(pid).fds
-    [epoll] = [fd for fd, link in links.items() if link == "anon_inode:[eventpoll]"]
     sockets = [fd for fd, link in links.items()
                if link in {f"socket:[{inode}]" for inode in listening}]
+    [epoll] = [fd for fd, link in links.items()
+               if link == "anon_inode:[eventpoll]" and watches(pid, fd, sockets[0])]
     done = subprocess.run([sys.executable, "-c", _DEAFEN, *map(str, (pid, epoll, *sockets))],
                           capture_output=True, text=True, timeout=seconds(20), check=False)
     if "not permitted" in done.stderr:
