@@ -131,7 +131,7 @@ const struct conf_key conf_keys[] = {
 	 "none: all", NULL, "The network interface that clients come through (SO_BINDTODEVICE)."},
 	{PROTOCOL(receive_buffer), KEY_SIZE, offsetof(struct conf_service, receive_buffer), 0, GIB,
 	 "0", NULL, NULL,
-	 "The kernel's buffer for what a client sends (SO_RCVBUF); 0: as it likes."},
+	 "The kernel's buffer for what clients send (SO_RCVBUF); 0: as it likes, of UDP 2M or more."},
 	{PROTOCOL(send_buffer), KEY_SIZE, offsetof(struct conf_service, send_buffer), 0, GIB, "0",
 	 NULL, NULL, "The kernel's buffer for replies (SO_SNDBUF); 0: as it likes."},
 	{PROTOCOL(tos), KEY_INTEGER, offsetof(struct conf_service, tos), 0, 255, "0", NULL, NULL,

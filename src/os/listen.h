@@ -29,7 +29,7 @@ struct listen_options {
 	int64_t user_timeout_ms; /* TCP_USER_TIMEOUT; 0: off */
 	int64_t fastopen;	 /* TCP_FASTOPEN, the length of its queue; 0: off */
 	int64_t mss;		 /* TCP_MAXSEG, bytes; 0: the kernel's choice */
-	int64_t receive_buffer;	 /* SO_RCVBUF, bytes; 0: as it is */
+	int64_t receive_buffer;	 /* SO_RCVBUF, bytes; 0: as it is, of UDP 2 MiB at least */
 	int64_t send_buffer;	 /* SO_SNDBUF, bytes; 0: as it is */
 	int64_t tos;		 /* IP_TOS, IPV6_TCLASS */
 	int64_t ttl;		 /* IP_TTL, IPV6_UNICAST_HOPS; 0: the kernel's choice */

@@ -10,6 +10,13 @@
 #define IPPROTO_MPTCP 262
 #endif
 
+/*
+ * Of what the kernel gives to a socket (net.core.rmem_default, 208 KiB), a hundred datagrams of
+ * 1400 bytes take all: what comes faster for a moment would be lost here, and not by the network
+ * that somebody measures.
+ */
+#define DATAGRAM_BUFFER (2 * 1024 * 1024)
+
 /* What is being set: the socket, and what it is. */
 struct target {
 	int fd;
@@ -144,6 +151,18 @@ static int set_buffer(const struct target *target, int64_t bytes, int forced, in
 	return set(target, SOL_SOCKET, option, bytes, name, err);
 }
 
+/* As much of it as may be had. */
+static void want_buffer(const struct target *target)
+{
+	int wanted = DATAGRAM_BUFFER;
+
+	/* The kernel tells twice what was set (socket(7)). */
+	if (target->keep || get(target->fd, SOL_SOCKET, SO_RCVBUF) / 2 >= wanted)
+		return;
+	if (setsockopt(target->fd, SOL_SOCKET, SO_RCVBUFFORCE, &wanted, sizeof(wanted)) < 0)
+		setsockopt(target->fd, SOL_SOCKET, SO_RCVBUF, &wanted, sizeof(wanted));
+}
+
 /* Of a TCP socket, nothing is lost but a fact for whoever asks. */
 static int want(const struct target *target, int level, const int *names, struct error *err)
 {
@@ -190,6 +209,8 @@ int listen_set(int fd, const struct listen_options *options, struct error *err)
 	    set_buffer(&target, options->send_buffer, SO_SNDBUFFORCE, SO_SNDBUF, "SO_SNDBUF", err) <
 		    0)
 		return -1;
+	if (target.udp && options->receive_buffer == 0)
+		want_buffer(&target);
 	if (want_facts(&target, err) < 0)
 		return -1;
 	if (set_tos(&target, options->tos, err) < 0 || set_ttl(&target, options->ttl, err) < 0)

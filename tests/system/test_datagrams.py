@@ -544,6 +544,25 @@ def test_a_thousand_at_once(echod: Echod, clients: int, workers: int) -> None:
     assert_all_come_back(echod, clients, room(1000))
 
 
+def test_a_burst_is_not_lost(echod: Echod) -> None:
+    """
+    500 large ones wait in the socket, five times what the kernel gives; 2 MiB is the least, or what
+    the kernel allows to who is not root.
+    """
+    serve(echod)
+    most = 2 << 20
+    if os.geteuid() != 0:
+        most = min(most, int(Path("/proc/sys/net/core/rmem_max").read_text()))
+    data = [b"%d " % i + bytes(1400 - len(b"%d " % i)) for i in range(2 * most // 8192)]
+    with udp(echod.port) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        with halted(*echod.workers()):
+            for one in data:
+                client.send(one)
+        for one in data:
+            assert client.recv(2000) == one
+
+
 def test_a_thousand_at_once_over_a_unix_socket(echod: Echod) -> None:
     """Its queue is short, and who sends waits for room there; so does no reply."""
     path = echod.dir / "datagram"

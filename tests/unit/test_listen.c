@@ -712,6 +712,37 @@ static void udp_ports_are_shared_by_us_and_by_nobody_else(void **state)
 	assert_int_equal(probe_place(&place, &err), 0);
 }
 
+/* What the kernel grants whoever asks; root gets more. */
+static int most_room(void)
+{
+	int most = 0;
+	FILE *file = fopen("/proc/sys/net/core/rmem_max", "re");
+
+	assert_non_null(file);
+	assert_int_equal(fscanf(file, "%d", &most), 1);
+	fclose(file);
+	return most;
+}
+
+static void udp_sockets_have_room_for_bursts(void **state)
+{
+	const struct listen_options passed = {.passed = true}, small = {.receive_buffer = 65536};
+	struct listen_place place = udp_place(own(0, 0));
+	struct error err = {0};
+	int fd = open_place(&place), usual = option(fd, SOL_SOCKET, SO_RCVBUF), wanted = 2 << 20;
+
+	(void)state;
+	if (wanted > most_room())
+		wanted = most_room();
+	assert_int_equal(listen_set(fd, &passed, &err), 0);
+	assert_int_equal(option(fd, SOL_SOCKET, SO_RCVBUF), usual);
+	assert_int_equal(listen_set(fd, &plain, &err), 0);
+	assert_true(option(fd, SOL_SOCKET, SO_RCVBUF) >= 2 * wanted);
+	assert_int_equal(listen_set(fd, &small, &err), 0);
+	assert_int_equal(option(fd, SOL_SOCKET, SO_RCVBUF), 131072);
+	close(fd);
+}
+
 /* In a network of its own there are few ports to choose from: sharing would show. */
 static int choose_udp_ports(void *arg)
 {
@@ -1162,6 +1193,7 @@ int main(void)
 		cmocka_unit_test(a_handed_over_socket_is_known_by_its_address),
 		cmocka_unit_test(what_is_no_tcp_socket_is_not_verified),
 		cmocka_unit_test(udp_ports_are_shared_by_us_and_by_nobody_else),
+		cmocka_unit_test(udp_sockets_have_room_for_bursts),
 		cmocka_unit_test(a_port_that_the_kernel_chooses_is_not_one_that_we_have),
 		cmocka_unit_test(ports_of_the_kernels_choice_can_be_shared),
 		cmocka_unit_test(datagrams_tell_where_they_were_sent_to),
