@@ -192,13 +192,13 @@ static bool make_extra(struct conn *conn)
 {
 	struct conn_more *more = conn_get_more(conn);
 
-	if (more != NULL && more->extra == NULL)
-		more->extra = calloc(1, sizeof(*more->extra));
+	if (more != NULL && more->extra == NULL &&
+	    (more->extra = malloc(sizeof(*more->extra))) != NULL)
+		*more->extra = (struct conn_extra){.conn = conn};
 	if (more == NULL || more->extra == NULL) {
 		conn_close(conn, "no memory for its limits", &conn->server->counters->no_memory);
 		return false;
 	}
-	more->extra->conn = conn;
 	conn_keep_peer(conn);
 	return true;
 }

@@ -204,15 +204,20 @@ void conn_expired(struct timeout_entry *entry)
 	counters = conn->server->counters;
 	switch (timeout_kind(entry)) {
 	case TIMEOUT_IDLE:
+		if (conn_hear(conn))
+			break;
 		counter_add(&counters->idle_timeouts, 1);
 		conn_close(conn, "idle_timeout", NULL);
 		break;
 	case TIMEOUT_FIRST:
+		if (conn_hear(conn))
+			break;
 		counter_add(&counters->first_byte_timeouts, 1);
 		conn_close(conn, "first_byte_timeout", NULL);
 		break;
 	case TIMEOUT_HEADER:
-		conn_header_expired(conn);
+		if (!conn_hear(conn))
+			conn_header_expired(conn);
 		break;
 	case TIMEOUT_THROTTLE:
 		conn_resume(conn);

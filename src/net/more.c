@@ -10,8 +10,8 @@
 
 struct conn_more *conn_get_more(struct conn *conn)
 {
-	if (conn->more == NULL)
-		conn->more = calloc(1, sizeof(*conn->more));
+	if (conn->more == NULL && (conn->more = malloc(sizeof(*conn->more))) != NULL)
+		*conn->more = (struct conn_more){0};
 	return conn->more;
 }
 

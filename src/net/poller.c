@@ -2,10 +2,11 @@
 
 #include <errno.h>
 #include <event2/event.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-/* So many batches, and accepting, timers and orders have their turn. */
+/* The most in one turn of the loop, however many connections there are. */
 #define BATCHES_TURN 64
 
 #define CACHE_LINE 64
@@ -41,10 +42,6 @@ int poller_watch(struct poller *poller, struct poller_entry *entry, short what)
 
 	if (watched == entry->watched)
 		return 0;
-	if (watched == 0) {
-		poller_forget(poller, entry);
-		return 0;
-	}
 	if (control(poller, entry->watched == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, entry, watched) <
 	    0)
 		return -1;
@@ -94,14 +91,32 @@ unsigned poller_take(struct poller *poller)
 	return (unsigned)n;
 }
 
+/* Whether it was among the reports that were last taken. It may be gone. */
+static bool was_reported(const struct poller *poller, const void *entry)
+{
+	for (unsigned i = 0; i < poller->end; i++)
+		if (poller->batch[i].data.ptr == entry)
+			return true;
+	return false;
+}
+
+/*
+ * Each once: reports come in turn, so when the first one comes again, all have come. Then
+ * accepting, timers and orders have their turn, however much some have to say.
+ */
 static void on_reports(evutil_socket_t fd, short what, void *arg)
 {
 	struct poller *poller = arg;
+	unsigned n = poller_take(poller);
+	const void *first = poller->batch[0].data.ptr;
 
 	(void)fd;
 	(void)what;
-	for (int i = 0; i < BATCHES_TURN && poller_take(poller) == POLLER_BATCH; i++)
-		;
+	for (int i = 1; i < BATCHES_TURN && n == POLLER_BATCH; i++) {
+		n = poller_take(poller);
+		if (was_reported(poller, first))
+			return;
+	}
 }
 
 /* ---- Begin and end -------------------------------------------------------------------------- */

@@ -82,17 +82,15 @@ static void give_back(struct datagram *datagram)
 }
 
 /* Clients first: what else the loop knows is looked at now and then. */
-static enum turn look(struct server *server, unsigned looks)
+static enum turn look(struct server *server, unsigned looks, const struct mark *before)
 {
-	struct mark before = mark(server);
-
 	for_each_datagram(server, datagram_look);
 	if (poller_take(&server->poller) > 0 && !goes_on(server->base))
 		return TURN_LAST;
 	/* Without ONCE it would take turns until one is empty. */
 	if (looks % LOOKS_A_TURN == 0 && !take_turn(server->base, EVLOOP_ONCE | EVLOOP_NONBLOCK))
 		return TURN_LAST;
-	return turn_since(server, &before);
+	return turn_since(server, before);
 }
 
 /* How often somebody else took the processor from us (getrusage(2)). */
@@ -116,37 +114,40 @@ struct wait {
  */
 static bool has_waited(struct wait *wait, unsigned us)
 {
+	uint64_t now;
+
 	if (++wait->empty % LOOKS_A_CLOCK != 0)
 		return false;
-	if (wait->empty > LOOKS_A_CLOCK)
-		return clock_us() >= wait->until;
-	wait->until = clock_us() + us;
-	return preemptions() != wait->preempted;
+	now = clock_us();
+	if (wait->empty == LOOKS_A_CLOCK)
+		wait->until = now + us;
+	return now >= wait->until || preemptions() != wait->preempted;
 }
 
 /*
- * When something has come. No clock is read as long as requests come. Returns false when the loop
- * was told to end.
+ * When something has come, `since` then. No clock is read as long as requests come. Returns false
+ * when the loop was told to end.
  */
 static bool look_on(struct server *server, struct busy *busy, struct mark since)
 {
 	struct wait wait = {.preempted = preemptions()};
+	struct mark before = mark(server);
 	unsigned looks = 0, turns = 0, saved = 0;
 	bool came = false, first_words;
 	enum turn turn;
 
-	while ((turn = look(server, looks++)) != TURN_LAST) {
+	for (; (turn = look(server, looks++, &before)) != TURN_LAST; before = mark(server)) {
 		first_words = came;
 		came = turn == TURN_CAME || (came && turn == TURN_EMPTY);
 		if (turn == TURN_HEARD && !first_words) {
 			if (wait.empty > 0) { /* what was there already saves no sleep */
 				saved++;
-				since = mark(server);
+				since = before;
 			}
 			wait.empty = 0;
 			if (++turns % POLLS_AFTER == 0)
 				for_each_datagram(server, datagram_poll_if_busy);
-		} else if (mark(server).requests - since.requests > MANY ||
+		} else if (before.requests - since.requests > MANY ||
 			   has_waited(&wait, server->settings.busy_poll_us)) {
 			break;
 		}

@@ -238,6 +238,12 @@ bool conn_reply(struct conn *conn, const unsigned char *data, size_t len, bool l
 /* Nothing keeps this client from speaking: which time-out holds for it? */
 enum timeout_kind conn_silence(const struct conn *conn);
 
+/*
+ * What may have come before its time was over, and was not looked at yet. Returns false when there
+ * was nothing, or not all of a PROXY header; else it was heard, or is closed or on its way.
+ */
+bool conn_hear(struct conn *conn);
+
 /* Go on after a pause. */
 void conn_read_on(struct conn *conn);
 

@@ -124,20 +124,31 @@ static uint64_t rotate(uint64_t x, int n)
 	return x << n | x >> (64 - n);
 }
 
-static void sip_rounds(uint64_t v[4], int n)
+struct sip {
+	uint64_t a, b, c, d;
+};
+
+static inline struct sip sip_round(struct sip v)
 {
-	while (n-- > 0) {
-		v[0] += v[1];
-		v[2] += v[3];
-		v[1] = rotate(v[1], 13) ^ v[0];
-		v[3] = rotate(v[3], 16) ^ v[2];
-		v[0] = rotate(v[0], 32);
-		v[2] += v[1];
-		v[0] += v[3];
-		v[1] = rotate(v[1], 17) ^ v[2];
-		v[3] = rotate(v[3], 21) ^ v[0];
-		v[2] = rotate(v[2], 32);
-	}
+	v.a += v.b;
+	v.c += v.d;
+	v.b = rotate(v.b, 13) ^ v.a;
+	v.d = rotate(v.d, 16) ^ v.c;
+	v.a = rotate(v.a, 32);
+	v.c += v.b;
+	v.a += v.d;
+	v.b = rotate(v.b, 17) ^ v.c;
+	v.d = rotate(v.d, 21) ^ v.a;
+	v.c = rotate(v.c, 32);
+	return v;
+}
+
+static inline struct sip sip_word(struct sip v, uint64_t word)
+{
+	v.d ^= word;
+	v = sip_round(sip_round(v));
+	v.a ^= word;
+	return v;
 }
 
 /*
@@ -146,23 +157,20 @@ static void sip_rounds(uint64_t v[4], int n)
  */
 static uint64_t hash(const uint64_t secret[2], const uint8_t key[16], enum tally_kind kind)
 {
-	uint64_t v[4] = {
+	struct sip v = {
 		secret[0] ^ UINT64_C(0x736f6d6570736575),
 		secret[1] ^ UINT64_C(0x646f72616e646f6d),
 		secret[0] ^ UINT64_C(0x6c7967656e657261),
 		secret[1] ^ UINT64_C(0x7465646279746573),
 	};
-	uint64_t words[3] = {0, 0, UINT64_C(17) << 56 | (uint64_t)kind};
+	uint64_t words[2];
 
-	memcpy(words, key, 16);
-	for (int i = 0; i < 3; i++) {
-		v[3] ^= words[i];
-		sip_rounds(v, 2);
-		v[0] ^= words[i];
-	}
-	v[2] ^= 0xff;
-	sip_rounds(v, 4);
-	return v[0] ^ v[1] ^ v[2] ^ v[3];
+	memcpy(words, key, sizeof(words));
+	v = sip_word(sip_word(v, words[0]), words[1]);
+	v = sip_word(v, UINT64_C(17) << 56 | (uint64_t)kind);
+	v.c ^= 0xff;
+	v = sip_round(sip_round(sip_round(sip_round(v))));
+	return v.a ^ v.b ^ v.c ^ v.d;
 }
 
 /* The first process chooses; whoever comes second at the same moment takes the other's choice. */

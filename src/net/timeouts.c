@@ -100,26 +100,8 @@ static void expire(struct timeouts *timeouts, enum timeout_kind kind, int64_t no
 		timeouts->expired(entry);
 }
 
-static void on_timer(evutil_socket_t fd, short what, void *arg)
+static void sweep(struct timeouts *timeouts, int64_t now)
 {
-	struct timeouts *timeouts = arg;
-	uint64_t times;
-
-	(void)what;
-	/* Somebody may have set it anew since it was due. */
-	if (read(fd, &times, sizeof(times)) < 0 && errno == EAGAIN)
-		return;
-	/* Behind the others of this turn: whoever has spoken in time must not be ended unheard. */
-	event_active(&timeouts->sweep, EV_TIMEOUT, 1);
-}
-
-static void on_sweep(evutil_socket_t fd, short what, void *arg)
-{
-	struct timeouts *timeouts = arg;
-	int64_t now = clock_coarse_ms();
-
-	(void)fd;
-	(void)what;
 	timeouts->sweep_at = INT64_MAX;
 	/* First: who is heard from now on is heard in the next one. */
 	end_tick(timeouts, now);
@@ -135,6 +117,18 @@ static void on_sweep(evutil_socket_t fd, short what, void *arg)
 		if (timeouts->after_ms[kind] != 0 && entry != NULL)
 			arm_earlier(timeouts, due_at(timeouts, entry), now);
 	}
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *arg)
+{
+	struct timeouts *timeouts = arg;
+	uint64_t times;
+
+	(void)what;
+	/* Somebody may have set it anew since it was due. */
+	if (read(fd, &times, sizeof(times)) < 0 && errno == EAGAIN)
+		return;
+	sweep(timeouts, clock_coarse_ms());
 }
 
 /* ---- The lists ------------------------------------------------------------------------------ */
@@ -153,8 +147,7 @@ int timeouts_init(struct timeouts *timeouts, struct event_base *base,
 	timeouts->fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	if (timeouts->fd < 0)
 		return -1;
-	if (evtimer_assign(&timeouts->sweep, base, on_sweep, timeouts) == 0 &&
-	    event_assign(&timeouts->event, base, timeouts->fd, EV_READ | EV_PERSIST, on_timer,
+	if (event_assign(&timeouts->event, base, timeouts->fd, EV_READ | EV_PERSIST, on_timer,
 			 timeouts) == 0 &&
 	    event_add(&timeouts->event, NULL) == 0)
 		return 0;
@@ -169,7 +162,6 @@ void timeouts_free(struct timeouts *timeouts)
 	if (timeouts->fd < 0)
 		return;
 	event_del(&timeouts->event);
-	event_del(&timeouts->sweep);
 	close(timeouts->fd);
 	timeouts->fd = -1;
 }

@@ -9,8 +9,7 @@
  * heard.
  *
  * The timer is a timerfd: one in libevent's own heap would cost two clock calls in each turn of the
- * loop (event_base_loop looks how long it may wait, and what has come due). As with those, nobody's
- * time is over before all has been dealt with that was reported together with the timer.
+ * loop (event_base_loop looks how long it may wait, and what has come due).
  */
 #ifndef ECHOD_NET_TIMEOUTS_H
 #define ECHOD_NET_TIMEOUTS_H
@@ -51,14 +50,14 @@ struct timeouts {
 	int64_t after_ms[TIMEOUT_KINDS]; /* 0: never */
 	int fd;				 /* timerfd_create(2) */
 	struct event event;		 /* of `fd` */
-	struct event sweep;		 /* made active when that one is */
 	int64_t sweep_at;		 /* when the timer is due; INT64_MAX: not armed */
 	void (*expired)(struct timeout_entry *entry);
 };
 
 /*
- * `expired` must take the entry out of its list (or move it). Returns 0, or -1 with errno: without
- * memory or descriptors.
+ * `expired` must take the entry out of its list (or move it). What has come and was not looked at
+ * yet is its business: the timer may be the first that a busy loop looks at. Returns 0, or -1 with
+ * errno: without memory or descriptors.
  */
 int timeouts_init(struct timeouts *timeouts, struct event_base *base,
 		  const int64_t after_ms[TIMEOUT_KINDS],

@@ -7,7 +7,7 @@
 #include "os/fds.h"
 #include "run/generation.h"
 
-/* What a worker has besides sockets and connections: 0 to 2, its channel, epoll; with room. */
+/* What a worker has besides sockets and connections: 0 to 2, its channel, its loop; with room. */
 #define OWN_FILES 32
 
 /*

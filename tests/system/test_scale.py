@@ -79,7 +79,7 @@ def test_an_idle_connection_takes_at_most_104_bytes(echod: Echod) -> None:
                           "--p99", str(1000 * seconds(10)))
     size = figures["user"]["per_connection"]
     print(f"{size:.0f} bytes of user memory a connection")
-    assert 80 < size <= 104
+    assert 40 < size <= 104
 
 
 # ---- What the program notices -------------------------------------------------------------------

@@ -58,7 +58,8 @@ static void end(struct pair *pair)
 {
 	poller_forget(&fixture.poller, &pair->entry);
 	close(pair->entry.fd);
-	close(pair->client);
+	if (pair->client >= 0)
+		close(pair->client);
 	for (size_t i = 0; i < fixture.count; i++)
 		if (fixture.pairs[i] == pair)
 			fixture.pairs[i] = NULL;
@@ -77,17 +78,24 @@ static int teardown(void **state)
 	return 0;
 }
 
-static struct pair *add(struct fixture *f, short what)
+static struct pair *add_fds(struct fixture *f, int fd, int client, short what)
 {
 	struct pair *pair = calloc(1, sizeof(*pair));
+
+	pair->entry.fd = fd;
+	pair->client = client;
+	if (what != 0)
+		assert_int_equal(poller_watch(&f->poller, &pair->entry, what), 0);
+	f->pairs[f->count++] = pair;
+	return pair;
+}
+
+static struct pair *add(struct fixture *f, short what)
+{
 	int fds[2];
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
-	pair->entry.fd = fds[0];
-	pair->client = fds[1];
-	assert_int_equal(poller_watch(&f->poller, &pair->entry, what), 0);
-	f->pairs[f->count++] = pair;
-	return pair;
+	return add_fds(f, fds[0], fds[1], what);
 }
 
 static void say(const struct pair *pair)
@@ -126,24 +134,46 @@ static void what_is_watched_is_reported_and_nothing_else(void **state)
 		assert_int_equal(poller_take(&f->poller), 1);
 		assert_int_equal(pair->what, all[i]);
 	}
-	assert_int_equal(poller_watch(&f->poller, &pair->entry, 0), 0);
+	poller_forget(&f->poller, &pair->entry);
 	assert_int_equal(poller_take(&f->poller), 0);
 	assert_int_equal(f->reports, 5);
 }
 
-/* Whoever tries finds out. */
+/* Whoever tries finds out. The kernel says nothing else of a pipe without a writer: EPOLLHUP. */
 static void a_hang_up_is_all_that_is_watched(void **state)
 {
 	static const short all[] = {EV_READ, EV_WRITE, EV_READ | EV_WRITE};
 	struct fixture *f = *state;
-	struct pair *pair = add(f, 0);
+	struct pair *pair;
+	int fds[2];
 
-	shutdown(pair->client, SHUT_RDWR);
+	assert_int_equal(pipe2(fds, O_NONBLOCK | O_CLOEXEC), 0);
+	pair = add_fds(f, fds[0], -1, 0);
+	close(fds[1]);
 	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
 		assert_int_equal(poller_watch(&f->poller, &pair->entry, all[i]), 0);
 		assert_int_equal(poller_take(&f->poller), 1);
 		assert_int_equal(pair->what, all[i]);
 	}
+}
+
+/* Of a full pipe without a reader it says only EPOLLERR. */
+static void an_error_is_all_that_is_watched(void **state)
+{
+	struct fixture *f = *state;
+	struct pair *pair;
+	char page[4096] = {0};
+	int fds[2];
+
+	assert_int_equal(pipe2(fds, O_NONBLOCK | O_CLOEXEC), 0);
+	while (write(fds[1], page, sizeof(page)) > 0)
+		;
+	assert_int_equal(errno, EAGAIN);
+	pair = add_fds(f, fds[1], -1, EV_WRITE);
+	assert_int_equal(poller_take(&f->poller), 0);
+	close(fds[0]);
+	assert_int_equal(poller_take(&f->poller), 1);
+	assert_int_equal(pair->what, EV_WRITE);
 }
 
 static void it_is_reported_as_long_as_it_holds(void **state)
@@ -244,6 +274,32 @@ static void of_who_was_forgotten_nothing_is_reported(void **state)
 	assert_int_equal(poller_take(&f->poller), 0);
 }
 
+static struct pair *other_than(const struct pair *pair)
+{
+	return fixture.pairs[pair == fixture.pairs[0] ? 1 : 0];
+}
+
+static void begin_the_other_anew(struct pair *pair)
+{
+	struct pair *other = other_than(pair);
+
+	poller_forget(&fixture.poller, &other->entry);
+	hear(other);
+	assert_int_equal(poller_watch(&fixture.poller, &other->entry, EV_READ), 0);
+}
+
+/* What was taken of it belongs to its former life. */
+static void who_begins_anew_has_said_nothing_yet(void **state)
+{
+	struct fixture *f = *state;
+
+	f->act = begin_the_other_anew;
+	for (int i = 0; i < 2; i++)
+		say(add(f, EV_READ));
+	assert_int_equal(poller_take(&f->poller), 2);
+	assert_int_equal(f->reports, 1);
+}
+
 static void end_itself(struct pair *pair)
 {
 	end(pair);
@@ -263,10 +319,8 @@ static void each_may_end_itself(void **state)
 
 static void watch_the_other_to_write(struct pair *pair)
 {
-	struct pair *other = fixture.pairs[pair == fixture.pairs[0] ? 1 : 0];
-
 	fixture.act = NULL;
-	assert_int_equal(poller_watch(&fixture.poller, &other->entry, EV_WRITE), 0);
+	assert_int_equal(poller_watch(&fixture.poller, &other_than(pair)->entry, EV_WRITE), 0);
 }
 
 /* What was taken is no longer watched for, and what is was not asked when it was taken. */
@@ -315,27 +369,45 @@ static void one_turn_deals_with_all(void **state)
 	assert_int_equal(f->reports, MOST);
 }
 
-static void on_timer(evutil_socket_t fd, short what, void *arg)
+static void assert_turn(struct fixture *f, size_t reports)
 {
-	(void)fd;
-	(void)what;
-	event_base_loopbreak(arg);
+	f->reports = 0;
+	assert_int_equal(event_base_loop(f->base, EVLOOP_ONCE), 0);
+	assert_int_equal(f->reports, reports);
 }
 
-/* Who never stops speaking leaves time for the rest of the loop. */
-static void a_turn_has_an_end(void **state)
+/* However much there is to say: each once, or until the batch is full in which the first is again.
+ */
+static void a_turn_ends_when_each_had_its_own(void **state)
+{
+	static const unsigned counts[] = {1, POLLER_BATCH - 1, POLLER_BATCH, POLLER_BATCH + 4,
+					  MOST};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < sizeof(counts) / sizeof(*counts); i++) {
+		unsigned full = (counts[i] / POLLER_BATCH + 1) * POLLER_BATCH;
+
+		while (f->count < counts[i])
+			say(add(f, EV_READ));
+		assert_turn(f, counts[i] < POLLER_BATCH ? counts[i] : full);
+	}
+}
+
+static void end_this_one(struct pair *pair)
+{
+	fixture.act = NULL;
+	end(pair);
+}
+
+/* So the first does not come again. */
+static void a_turn_ends_also_without_the_first(void **state)
 {
 	struct fixture *f = *state;
-	struct event *timer = evtimer_new(f->base, on_timer, f->base);
-	struct timeval soon = {0, 1};
 
-	for (unsigned i = 0; i < POLLER_BATCH; i++)
+	for (unsigned i = 0; i < 2 * POLLER_BATCH; i++)
 		say(add(f, EV_READ));
-	assert_int_equal(evtimer_add(timer, &soon), 0);
-	assert_int_equal(event_base_dispatch(f->base), 0);
-	assert_true(event_base_got_break(f->base));
-	assert_true(f->reports >= POLLER_BATCH);
-	event_free(timer);
+	f->act = end_this_one;
+	assert_turn(f, 64 * POLLER_BATCH);
 }
 
 static void without_descriptors_there_is_no_poller(void **state)
@@ -361,16 +433,19 @@ int main(void)
 		TEST(nothing_is_reported_of_who_says_nothing),
 		TEST(what_is_watched_is_reported_and_nothing_else),
 		TEST(a_hang_up_is_all_that_is_watched),
+		TEST(an_error_is_all_that_is_watched),
 		TEST(it_is_reported_as_long_as_it_holds),
 		TEST(what_cannot_be_watched_is_said),
 		TEST(they_come_in_batches),
 		TEST(who_waits_is_before_who_speaks_meanwhile),
 		TEST(of_who_was_forgotten_nothing_is_reported),
+		TEST(who_begins_anew_has_said_nothing_yet),
 		TEST(each_may_end_itself),
 		TEST(what_is_no_longer_watched_is_not_reported),
 		TEST(a_socket_that_somebody_else_has_is_forgotten_too),
 		TEST(one_turn_deals_with_all),
-		TEST(a_turn_has_an_end),
+		TEST(a_turn_ends_when_each_had_its_own),
+		TEST(a_turn_ends_also_without_the_first),
 		TEST(without_descriptors_there_is_no_poller),
 	};
 

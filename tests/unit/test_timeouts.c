@@ -371,38 +371,6 @@ static void a_late_tick_shortens_nobodys_time(void **state)
 		assert_true(f->expired[i] != &a || f->expired_at[i] >= heard + 10 * IDLE_MS);
 }
 
-static void on_speech(evutil_socket_t fd, short what, void *arg)
-{
-	char byte;
-
-	(void)what;
-	assert_int_equal(read(fd, &byte, 1), 1);
-	timeouts_heard(&fixture.timeouts, arg);
-}
-
-/* The loop was busy when both came: whoever has spoken is not ended unheard. */
-static void what_came_is_heard_before_anybody_is_ended(void **state)
-{
-	struct fixture *f = *state;
-	struct timeout_entry a;
-	struct event *event;
-	int64_t heard;
-	int ends[2];
-
-	assert_int_equal(pipe(ends), 0);
-	event = event_new(f->base, ends[0], EV_READ, on_speech, &a);
-	assert_int_equal(event_add(event, NULL), 0);
-	timeouts_add(&f->timeouts, &a, TIMEOUT_IDLE, clock_coarse_ms());
-	stall(2 * IDLE_MS);
-	assert_int_equal(write(ends[1], "x", 1), 1);
-	heard = clock_coarse_ms();
-	run_until_expired(f, 1);
-	assert_true(f->expired_at[0] >= heard + IDLE_MS);
-	event_free(event);
-	close(ends[0]);
-	close(ends[1]);
-}
-
 static void without_entries_no_timer_runs(void **state)
 {
 	struct fixture *f = *state;
@@ -484,7 +452,6 @@ int main(void)
 		TEST(nothing_ticks_when_nobody_is_heard),
 		TEST(who_is_heard_after_a_stall_is_not_ended_early),
 		TEST(a_late_tick_shortens_nobodys_time),
-		TEST(what_came_is_heard_before_anybody_is_ended),
 		TEST(without_entries_no_timer_runs),
 		TEST(a_sooner_entry_brings_the_timer_forward),
 		TEST(many_entries_under_random_activity_all_expire_in_their_time),
