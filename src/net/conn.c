@@ -272,12 +272,12 @@ static size_t may_receive(const struct conn *conn, size_t space)
 	return space > left ? left : space;
 }
 
-static inline ssize_t receive_now(int fd, unsigned char *into, size_t len)
+static inline ssize_t receive_now(int fd, unsigned char *into, size_t len, int flags)
 {
 	ssize_t n;
 
 	do
-		n = recv(fd, into, len, 0);
+		n = recv(fd, into, len, flags);
 	while (n < 0 && errno == EINTR);
 	return n;
 }
@@ -322,7 +322,7 @@ static enum received receive(struct conn *conn)
 		conn_throttle(conn);
 		return RECEIVED_ENDED;
 	}
-	return received(conn, into - before, before, receive_now(conn_fd(conn), into, space),
+	return received(conn, into - before, before, receive_now(conn_fd(conn), into, space, 0),
 			space);
 }
 
@@ -334,7 +334,7 @@ static inline __attribute__((always_inline)) enum received receive_usual(struct 
 {
 	struct server *server = conn->server;
 	unsigned char *data = server->buffer;
-	ssize_t n = receive_now(conn_fd(conn), data, server->room);
+	ssize_t n = receive_now(conn_fd(conn), data, server->room, 0);
 	uint64_t requests;
 
 	if (n <= 0)
@@ -395,8 +395,9 @@ bool conn_hear(struct conn *conn)
 
 	if (!may_read(conn))
 		return false;
-	if (recv(conn_fd(conn), &byte, 1, MSG_PEEK) < 0) {
-		if (errno == EAGAIN || errno == EINTR)
+	if (receive_now(conn_fd(conn), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0) {
+		/* MPTCP could not be asked at first (EOPNOTSUPP). */
+		if (errno == EAGAIN || errno == EOPNOTSUPP)
 			return false;
 		conn_close_on_error(conn, errno);
 		return true;

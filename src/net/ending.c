@@ -108,6 +108,18 @@ static bool still_takes_reply(struct conn *conn)
 	return conn->more != NULL;
 }
 
+/* Whether it has failed, which nobody has seen yet: then it is closed. */
+static bool has_failed(struct conn *conn)
+{
+	int error = 0;
+	socklen_t len = sizeof(error);
+
+	if (getsockopt(conn_fd(conn), SOL_SOCKET, SO_ERROR, &error, &len) < 0 || error == 0)
+		return false;
+	conn_close_on_error(conn, error);
+	return true;
+}
+
 static const char *end_text(const struct conn *conn)
 {
 	static const char *const texts[] = {
@@ -223,7 +235,7 @@ void conn_expired(struct timeout_entry *entry)
 		conn_resume(conn);
 		break;
 	case TIMEOUT_WRITE:
-		if (takes_something(conn))
+		if (takes_something(conn) || has_failed(conn))
 			break;
 		conn_close(conn, "write_timeout: the client does not read",
 			   &counters->write_timeouts);

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <event2/event.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -11,9 +10,10 @@
 
 #define CACHE_LINE 64
 
-static uint32_t to_epoll(short what)
+static uint16_t to_epoll(short what)
 {
-	return ((what & EV_READ) != 0 ? EPOLLIN : 0U) | ((what & EV_WRITE) != 0 ? EPOLLOUT : 0U);
+	return (uint16_t)(((what & EV_READ) != 0 ? EPOLLIN : 0U) |
+			  ((what & EV_WRITE) != 0 ? EPOLLOUT : 0U));
 }
 
 /* EPOLLERR and EPOLLHUP come unasked: whatever is tried next finds out what they are about. */
@@ -38,7 +38,7 @@ static int control(const struct poller *poller, int op, struct poller_entry *ent
 
 int poller_watch(struct poller *poller, struct poller_entry *entry, short what)
 {
-	uint32_t watched = to_epoll(what);
+	uint16_t watched = to_epoll(what);
 
 	if (watched == entry->watched)
 		return 0;
@@ -72,6 +72,8 @@ static void fetch(const char *entry)
 unsigned poller_take(struct poller *poller)
 {
 	int n = epoll_wait(poller->fd, poller->batch, POLLER_BATCH, 0);
+	uint16_t turn = poller->turn;
+	bool again = false;
 
 	if (n < 0 && errno != EINTR)
 		abort(); /* wrong arguments: a fatal signal tells more than a loop that spins */
@@ -85,38 +87,32 @@ unsigned poller_take(struct poller *poller)
 		struct poller_entry *entry = report->data.ptr;
 		short what;
 
-		if (entry != NULL && (what = from_epoll(report->events, entry->watched)) != 0)
+		if (entry == NULL)
+			continue;
+		again |= entry->turn == turn;
+		entry->turn = turn;
+		what = from_epoll(report->events, entry->watched);
+		if (what != 0)
 			poller->ready(entry, what);
 	}
+	poller->again = again;
 	return (unsigned)n;
 }
 
-/* Whether it was among the reports that were last taken. It may be gone. */
-static bool was_reported(const struct poller *poller, const void *entry)
-{
-	for (unsigned i = 0; i < poller->end; i++)
-		if (poller->batch[i].data.ptr == entry)
-			return true;
-	return false;
-}
-
 /*
- * Each once: reports come in turn, so when the first one comes again, all have come. Then
- * accepting, timers and orders have their turn, however much some have to say.
+ * Each once: who was reported is put behind all others, so when anybody comes again, all have come.
+ * Then accepting, timers and orders have their turn, however much some have to say.
  */
 static void on_reports(evutil_socket_t fd, short what, void *arg)
 {
 	struct poller *poller = arg;
-	unsigned n = poller_take(poller);
-	const void *first = poller->batch[0].data.ptr;
 
 	(void)fd;
 	(void)what;
-	for (int i = 1; i < BATCHES_TURN && n == POLLER_BATCH; i++) {
-		n = poller_take(poller);
-		if (was_reported(poller, first))
+	poller->turn++;
+	for (int i = 0; i < BATCHES_TURN; i++)
+		if (poller_take(poller) < POLLER_BATCH || poller->again)
 			return;
-	}
 }
 
 /* ---- Begin and end -------------------------------------------------------------------------- */
@@ -126,6 +122,8 @@ int poller_init(struct poller *poller, struct event_base *base,
 {
 	poller->ready = ready;
 	poller->next = poller->end = 0;
+	poller->turn = 0;
+	poller->again = false;
 	poller->fd = epoll_create1(EPOLL_CLOEXEC);
 	if (poller->fd < 0)
 		return -1;

@@ -16,6 +16,7 @@
 #define ECHOD_NET_POLLER_H
 
 #include <event2/event_struct.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/epoll.h>
 
@@ -28,12 +29,16 @@
 /* Part of a connection, and best at its beginning: the first 128 bytes from here are fetched. */
 struct poller_entry {
 	int fd;
-	uint32_t watched; /* of the poller; 0 at first: not in the set */
+	/* Of the poller; 0 at first. */
+	uint16_t watched; /* 0: not in the set */
+	uint16_t turn;	  /* in which it was last reported */
 };
 
 struct poller {
 	int fd;		    /* epoll_create1(2) */
 	unsigned next, end; /* of `batch`: those that are still to be dealt with */
+	uint16_t turn;	    /* the number of the loop's turn */
+	bool again;	    /* somebody in the last batch was reported in this turn before */
 	void (*ready)(struct poller_entry *entry, short what);
 	struct event event; /* of `fd`, in the loop */
 	struct epoll_event batch[POLLER_BATCH];

@@ -151,16 +151,17 @@ static int set_buffer(const struct target *target, int64_t bytes, int forced, in
 	return set(target, SOL_SOCKET, option, bytes, name, err);
 }
 
-/* As much of it as may be had. */
+/*
+ * Only where we may go beyond the limit of all (CAP_NET_ADMIN): else it could become less than it
+ * is, where net.core.rmem_default is the larger one.
+ */
 static void want_buffer(const struct target *target)
 {
 	int wanted = DATAGRAM_BUFFER;
 
-	/* The kernel tells twice what was set (socket(7)). */
-	if (target->keep || get(target->fd, SOL_SOCKET, SO_RCVBUF) / 2 >= wanted)
-		return;
-	if (setsockopt(target->fd, SOL_SOCKET, SO_RCVBUFFORCE, &wanted, sizeof(wanted)) < 0)
-		setsockopt(target->fd, SOL_SOCKET, SO_RCVBUF, &wanted, sizeof(wanted));
+	/* What was set is told twice (socket(7)). */
+	if (!target->keep && get(target->fd, SOL_SOCKET, SO_RCVBUF) / 2 < wanted)
+		setsockopt(target->fd, SOL_SOCKET, SO_RCVBUFFORCE, &wanted, sizeof(wanted));
 }
 
 /* Of a TCP socket, nothing is lost but a fact for whoever asks. */

@@ -3,6 +3,7 @@
 
 #include <event2/event.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
@@ -44,18 +45,19 @@ static int accepted_client(struct fixture *f)
 }
 
 /*
- * The only client's time is over, and the loop has not seen it: of all that has happened meanwhile,
- * it will see that first.
+ * The time of all such clients is over, and the loop has not seen it: of all that has happened
+ * meanwhile, it will see that first.
  */
 static void let_time_pass(struct fixture *f, enum timeout_kind kind)
 {
 	struct timeouts *timeouts = &f->server->timeouts;
-	struct timeout_entry *entry = TAILQ_FIRST(&timeouts->lists[kind]);
+	struct timeout_entry *entry;
 	struct pollfd timer = {.fd = timeouts->fd, .events = POLLIN};
 	struct itimerspec at_once = {.it_value = {0, 1}};
 
-	assert_non_null(entry);
-	entry->stamp = timeouts_stamp(kind, clock_coarse_ms() - timeouts->after_ms[kind]);
+	assert_non_null(TAILQ_FIRST(&timeouts->lists[kind]));
+	TAILQ_FOREACH (entry, &timeouts->lists[kind], link)
+		entry->stamp = timeouts_stamp(kind, clock_coarse_ms() - timeouts->after_ms[kind]);
 	assert_int_equal(timerfd_settime(timeouts->fd, 0, &at_once, NULL), 0);
 	assert_int_equal(poll(&timer, 1, PATIENCE_MS), 1);
 }
@@ -141,6 +143,79 @@ static void who_was_reset_is_not_idle(void **state)
 	assert_int_equal(COUNT(f, idle_timeouts), 0);
 }
 
+/* Of those whose time is over, whoever has spoken stays. */
+static void each_is_asked(void **state)
+{
+	struct fixture *f = *state;
+	int fds[5];
+
+	serve(f, idle());
+	for (int i = 0; i < 5; i++)
+		fds[i] = client(f);
+	run_until(f, &f->counters.accepted, 5);
+	let_time_pass(f, TIMEOUT_IDLE);
+	for (int i = 1; i < 5; i += 2)
+		client_say(f, fds[i], "hello\n");
+	run_until(f, &f->counters.closed, 3);
+	for (int i = 0; i < 5; i++) {
+		if (i % 2 != 0)
+			assert_hears(f, fds[i], "hello\n");
+		else
+			assert_end(f, fds[i]);
+		close(fds[i]);
+	}
+	assert_int_equal(COUNT(f, idle_timeouts), 3);
+}
+
+/* A reply that is longer than the kernel takes at once. */
+static void what_does_not_fit_waits(void **state)
+{
+	struct fixture *f = *state;
+	struct server_settings settings = echo();
+	char *data = letters(100 * KIB), *got = malloc(100 * KIB);
+	int fd;
+
+	assert_non_null(got);
+	settings.idle_timeout_ms = LONG_MS;
+	settings.max_pending = 16 * KIB;
+	serve_with_buffer(f, &settings, 8 * KIB);
+	fd = client_with_buffer(f, 4 * KIB);
+	run_until(f, &f->counters.accepted, 1);
+	let_time_pass(f, TIMEOUT_IDLE);
+	client_stuff(f, fd, data, 100 * KIB);
+	assert_int_equal(client_read(f, fd, got, 16 * KIB), 16 * KIB);
+	assert_memory_equal(got, data, 16 * KIB);
+	assert_int_equal(COUNT(f, idle_timeouts), 0);
+	close(fd);
+	free(got);
+	free(data);
+}
+
+/* Not that it does not read: it is gone. */
+static void who_was_reset_before_its_reply_is_gone(void **state)
+{
+	struct fixture *f = *state;
+	struct server_settings settings = echo();
+	struct linger at_once = {1, 0};
+	char *data = letters(MIB);
+	int fd;
+
+	settings.write_timeout_ms = LONG_MS;
+	settings.max_pending = 16 * KIB;
+	serve_with_buffer(f, &settings, 16 * KIB);
+	fd = client_with_buffer(f, 4 * KIB);
+	client_stuff(f, fd, data, MIB);
+	run_until(f, &f->counters.bytes_out, 1);
+	run_for(f, 50);
+	let_time_pass(f, TIMEOUT_WRITE);
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)), 0);
+	close(fd);
+	run_until(f, &f->counters.closed, 1);
+	assert_int_equal(COUNT(f, resets), 1);
+	assert_int_equal(COUNT(f, write_timeouts), 0);
+	free(data);
+}
+
 /* All that waits, as for anybody else; then it ends, as everybody does. */
 static void a_server_that_drains_answers_too(void **state)
 {
@@ -218,6 +293,9 @@ int main(void)
 		TEST(the_first_byte_is_heard),
 		TEST(who_has_left_is_not_idle),
 		TEST(who_was_reset_is_not_idle),
+		TEST(each_is_asked),
+		TEST(what_does_not_fit_waits),
+		TEST(who_was_reset_before_its_reply_is_gone),
 		TEST(a_server_that_drains_answers_too),
 		TEST(a_whole_header_is_heard),
 		TEST(a_part_of_a_header_is_not_enough),
