@@ -207,6 +207,7 @@ static void who_was_reset_before_its_reply_is_gone(void **state)
 	client_stuff(f, fd, data, MIB);
 	run_until(f, &f->counters.bytes_out, 1);
 	run_for(f, 50);
+	conn_note_progress(conn_of_timeout(TAILQ_FIRST(&f->server->timeouts.lists[TIMEOUT_WRITE])));
 	let_time_pass(f, TIMEOUT_WRITE);
 	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)), 0);
 	close(fd);
