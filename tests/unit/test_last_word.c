@@ -15,7 +15,7 @@
 #define LONG_MS	    60000
 #define PATIENCE_MS 20000
 
-#define HEADER "PROXY TCP4 192.0.2.1 192.0.2.2 4711 80\r\n"
+static const char header[] = "PROXY TCP4 192.0.2.1 192.0.2.2 4711 80\r\n";
 
 static struct server_settings idle(void)
 {
@@ -246,7 +246,7 @@ static void a_whole_header_is_heard(void **state)
 	client_say(f, fd, "PROXY ");
 	run_until(f, &f->counters.bytes_in, 6);
 	let_time_pass(f, TIMEOUT_HEADER);
-	client_say(f, fd, HEADER + 6);
+	client_say(f, fd, header + 6);
 	client_say(f, fd, "hello\n");
 	assert_hears(f, fd, "hello\n");
 	assert_int_equal(COUNT(f, refused_proxy), 0);
