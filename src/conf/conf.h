@@ -110,7 +110,7 @@ struct conf_service {
 	bool v6only;		/* of [::]:port; "*" is two sockets in any case */
 	char *device;		/* SO_BINDTODEVICE; NULL: all */
 	int64_t receive_buffer; /* bytes; 0: the kernel's choice, of UDP 2 MiB or more */
-	int64_t send_buffer;	/* bytes */
+	int64_t send_buffer;	/* bytes; 0: the kernel's choice */
 	int64_t tos;		/* IP_TOS, IPV6_TCLASS; 0 to 255 */
 	int64_t ttl;		/* IP_TTL, IPV6_UNICAST_HOPS; 0: the kernel's */
 	int64_t mss;		/* TCP_MAXSEG, bytes; 0: the kernel's */

@@ -241,6 +241,14 @@ int client(struct fixture *f)
 	return connect_client(f, NULL, 0);
 }
 
+void client_reset(int fd)
+{
+	const struct linger at_once = {1, 0};
+
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)), 0);
+	close(fd);
+}
+
 void client_send(struct fixture *f, int fd, const void *data, size_t len)
 {
 	for (size_t at = 0; at < len;) {

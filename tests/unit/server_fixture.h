@@ -88,6 +88,9 @@ size_t client_read(struct fixture *f, int fd, void *data, size_t want);
 void assert_hears(struct fixture *f, int fd, const char *text);
 void assert_end(struct fixture *f, int fd);
 
+/* Close it by a reset. */
+void client_reset(int fd);
+
 void assert_reset(struct fixture *f, int fd); /* as the first that comes */
 
 /* Nothing has come, not even the end. */

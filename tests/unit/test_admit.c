@@ -926,7 +926,6 @@ static void every_end_of_a_connection_gives_back_what_it_held(void **state)
 	struct server_settings settings = lines();
 	struct table table = table_of((struct limits_rules){.connections_per_source = 100,
 							    .connections_per_prefix = 100});
-	const struct linger at_once = {1, 0};
 	int fds[6];
 
 	settings.limits[1] = table.limits;
@@ -938,8 +937,7 @@ static void every_end_of_a_connection_gives_back_what_it_held(void **state)
 	run_until(f, &f->counters.accepted, COUNT_OF(fds));
 	assert_int_equal(limits_connections(table.limits), COUNT_OF(fds));
 	close(fds[0]);
-	assert_int_equal(setsockopt(fds[1], SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)), 0);
-	close(fds[1]);
+	client_reset(fds[1]);
 	shutdown(fds[2], SHUT_WR);
 	run_until(f, &f->counters.closed, 3);
 	assert_int_equal(limits_connections(table.limits), 3);

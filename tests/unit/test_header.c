@@ -446,7 +446,6 @@ static void a_reset_does_not_hide_who_came_without_a_header(void **state)
 {
 	struct fixture *f = *state;
 	struct server_settings settings = behind(SERVER_PROXY_OPTIONAL);
-	const struct linger at_once = {1, 0};
 	struct access_list list = {0};
 	struct error err = {0};
 	int fd, other;
@@ -459,8 +458,7 @@ static void a_reset_does_not_hide_who_came_without_a_header(void **state)
 	other = client(f);
 	run_until(f, &f->counters.accepted, 2);
 	client_say(f, fd, "hello\n");
-	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
-	close(fd);
+	client_reset(fd);
 	run_until(f, &f->counters.closed, 1);
 	assert_int_equal(COUNT(f, refused_access), 1);
 	assert_int_equal(COUNT(f, requests), 0);

@@ -130,14 +130,12 @@ static void who_has_left_is_not_idle(void **state)
 static void who_was_reset_is_not_idle(void **state)
 {
 	struct fixture *f = *state;
-	struct linger at_once = {1, 0};
 	int fd;
 
 	serve(f, idle());
 	fd = accepted_client(f);
 	let_time_pass(f, TIMEOUT_IDLE);
-	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)), 0);
-	close(fd);
+	client_reset(fd);
 	run_until(f, &f->counters.closed, 1);
 	assert_int_equal(COUNT(f, resets), 1);
 	assert_int_equal(COUNT(f, idle_timeouts), 0);
@@ -196,7 +194,6 @@ static void who_was_reset_before_its_reply_is_gone(void **state)
 {
 	struct fixture *f = *state;
 	struct server_settings settings = echo();
-	struct linger at_once = {1, 0};
 	char *data = letters(MIB);
 	int fd;
 
@@ -209,8 +206,7 @@ static void who_was_reset_before_its_reply_is_gone(void **state)
 	run_for(f, 50);
 	conn_note_progress(conn_of_timeout(TAILQ_FIRST(&f->server->timeouts.lists[TIMEOUT_WRITE])));
 	let_time_pass(f, TIMEOUT_WRITE);
-	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)), 0);
-	close(fd);
+	client_reset(fd);
 	run_until(f, &f->counters.closed, 1);
 	assert_int_equal(COUNT(f, resets), 1);
 	assert_int_equal(COUNT(f, write_timeouts), 0);

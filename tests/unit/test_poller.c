@@ -129,7 +129,7 @@ static void what_is_watched_is_reported_and_nothing_else(void **state)
 
 	say(pair);
 	assert_int_equal(poller_take(&f->poller), 0);
-	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+	for (size_t i = 0; i < COUNT_OF(all); i++) {
 		assert_int_equal(poller_watch(&f->poller, &pair->entry, all[i]), 0);
 		assert_int_equal(poller_take(&f->poller), 1);
 		assert_int_equal(pair->what, all[i]);
@@ -150,7 +150,7 @@ static void a_hang_up_is_all_that_is_watched(void **state)
 	assert_int_equal(pipe2(fds, O_NONBLOCK | O_CLOEXEC), 0);
 	pair = add_fds(f, fds[0], -1, 0);
 	close(fds[1]);
-	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+	for (size_t i = 0; i < COUNT_OF(all); i++) {
 		assert_int_equal(poller_watch(&f->poller, &pair->entry, all[i]), 0);
 		assert_int_equal(poller_take(&f->poller), 1);
 		assert_int_equal(pair->what, all[i]);
@@ -383,7 +383,7 @@ static void a_turn_ends_when_each_had_its_own(void **state)
 					  MOST};
 	struct fixture *f = *state;
 
-	for (size_t i = 0; i < sizeof(counts) / sizeof(*counts); i++) {
+	for (size_t i = 0; i < COUNT_OF(counts); i++) {
 		unsigned full = (counts[i] / POLLER_BATCH + 1) * POLLER_BATCH;
 
 		while (f->count < counts[i])

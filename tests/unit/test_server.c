@@ -354,7 +354,6 @@ static void one_client_that_never_reads_does_not_hinder_others(void **state)
 static void a_client_that_resets_is_counted_and_no_fault(void **state)
 {
 	struct fixture *f = *state;
-	const struct linger at_once = {1, 0};
 	int fd, other;
 
 	log_set_level(LOG_LEVEL_INFO);
@@ -364,8 +363,7 @@ static void a_client_that_resets_is_counted_and_no_fault(void **state)
 	run_until(f, &f->counters.bytes_in, 11);
 	other = client(f);
 	run_until(f, &f->counters.accepted, 2);
-	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
-	close(fd);
+	client_reset(fd);
 	run_until(f, &f->counters.closed, 1);
 	assert_int_equal(COUNT(f, resets), 1);
 	assert_int_equal(support_log_count("Connection reset by peer"), 1);
